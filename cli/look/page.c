@@ -14,8 +14,6 @@
 #define NS_PER_S 1000000000u
 #define FIRST_INTERVAL_NS (NS_PER_S / 20)
 #define MAP_CELLS 512u
-/* A process that is busy answers later than it was asked. */
-#define MAP_NS NS_PER_S
 /* A process that says it needs more has written something else there. */
 #define REST_MAX_NS (60ull * NS_PER_S)
 /* What the page has in the place of the data. */
@@ -100,7 +98,7 @@ void page_take(struct page *page)
 	__atomic_store_n(&page->control->map_start, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&page->control->map_end, UINT64_MAX, __ATOMIC_RELAXED);
 	__atomic_store_n(&page->control->map_cells, MAP_CELLS, __ATOMIC_RELAXED);
-	__atomic_store_n(&page->control->map_until, now_ns() + MAP_NS, __ATOMIC_RELEASE);
+	__atomic_store_n(&page->control->map_until, now_ns() + TEXTS_ANSWER_NS, __ATOMIC_RELEASE);
 	page->next_ns = now_ns() + page->interval_ns;
 	texts_ask(page->directory, page->control);
 	texts_each_file(page->directory, REPORT_STATS, give_rest, page);

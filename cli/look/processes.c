@@ -15,8 +15,6 @@
 #include "frontend/report/report.h"
 
 #define NS_PER_S 1000000000u
-/* A text that is begun later has no map. */
-#define MAP_NS (NS_PER_S / 2)
 
 /* While the runs are visited. */
 struct search {
@@ -107,21 +105,33 @@ static void take_text(const char *text, size_t size_bytes, int pid, void *ctx)
 	list[at] = (struct process){pid, said, said};
 }
 
-static void ask_for_map(struct report_control *control, const struct question *question)
+/* Every text that is begun until the time returned has a map; 0: none need have one. */
+static uint64_t ask_for_map(struct report_control *control, const struct question *question)
 {
+	uint64_t until = now_ns() + TEXTS_ANSWER_NS;
+
 	if (!question->map_cells)
-		return;
+		return 0;
 	__atomic_store_n(&control->map_start, question->map_start, __ATOMIC_RELAXED);
 	__atomic_store_n(&control->map_end, question->map_end, __ATOMIC_RELAXED);
 	__atomic_store_n(&control->map_cells, question->map_cells, __ATOMIC_RELAXED);
-	__atomic_store_n(&control->map_until, now_ns() + MAP_NS, __ATOMIC_RELEASE);
+	__atomic_store_n(&control->map_until, until, __ATOMIC_RELEASE);
+	return until;
+}
+
+/* The answers have come: texts that others ask for need no map, unless another look wants one. */
+static void end_map(struct report_control *control, uint64_t until)
+{
+	if (until)
+		(void)__atomic_compare_exchange_n(&control->map_until, &until, 0, false,
+						  __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 static void visit_run(const char *directory, pid_t pid, void *ctx)
 {
 	struct search *search = ctx;
 	struct report_control *control = texts_open(directory);
-	uint64_t until = now_ns() + search->question->count_for_ns;
+	uint64_t until = now_ns() + search->question->count_for_ns, map_until;
 
 	if (!control)
 		return;
@@ -129,9 +139,10 @@ static void visit_run(const char *directory, pid_t pid, void *ctx)
 	if (search->question->count_for_ns &&
 	    __atomic_load_n(&control->count_until, __ATOMIC_RELAXED) < until)
 		__atomic_store_n(&control->count_until, until, __ATOMIC_RELEASE);
-	ask_for_map(control, search->question);
+	map_until = ask_for_map(control, search->question);
 	search->run = pid;
 	texts_ask(directory, control);
+	end_map(control, map_until);
 	texts_close(control);
 	texts_each(directory, TEXTS_OF_THE_LIVING, take_text, search);
 }

@@ -11,12 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "frontend/report/report.h"
 
-/* How long a living process may take to answer. */
-#define ANSWER_TRIES 100
+#define NS_PER_S UINT64_C(1000000000)
 #define ANSWER_WAIT_US 5000
 #define COPY_TRIES 100
 
@@ -97,17 +97,32 @@ static bool is_alive(int pid)
 	return name_end && name_end[1] == ' ' && name_end[2] != 'Z' && name_end[2] != 'X';
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* All processes together have until then: several that are stopped take no longer than one. */
+struct question_asked {
+	uint32_t request;
+	uint64_t until_ns;
+};
+
 static void wait_answer(const void *file, size_t size_bytes, int pid, void *ctx)
 {
 	const struct report_stats *stats = file;
-	uint32_t request = *(const uint32_t *)ctx;
+	const struct question_asked *asked = ctx;
 
 	if (!report_text_bytes(size_bytes))
 		return;
-	for (int i = 0; i < ANSWER_TRIES && is_alive(pid); i++) {
+	while (is_alive(pid)) {
 		uint32_t answered = __atomic_load_n(&stats->answered, __ATOMIC_ACQUIRE);
 
-		if (answered == REPORT_RETIRED || (int32_t)(answered - request) >= 0)
+		if (answered == REPORT_RETIRED || (int32_t)(answered - asked->request) >= 0 ||
+		    now_ns() >= asked->until_ns)
 			return;
 		usleep(ANSWER_WAIT_US);
 	}
@@ -115,10 +130,13 @@ static void wait_answer(const void *file, size_t size_bytes, int pid, void *ctx)
 
 void texts_ask(const char *directory, struct report_control *control)
 {
-	uint32_t request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE);
+	struct question_asked asked = {
+	    .request = __atomic_add_fetch(&control->request, 1, __ATOMIC_RELEASE),
+	    .until_ns = now_ns() + TEXTS_ANSWER_NS,
+	};
 
 	syscall(SYS_futex, &control->request, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-	texts_each_file(directory, REPORT_STATS, wait_answer, &request);
+	texts_each_file(directory, REPORT_STATS, wait_answer, &asked);
 }
 
 /*

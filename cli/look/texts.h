@@ -11,7 +11,9 @@ struct report_control;
 struct report_control *texts_open(const char *directory);
 void texts_close(struct report_control *control);
 
-/* Have each process write its text anew, and wait until it has, or cannot. */
+/* Have each process write its text anew, and wait until it has, or cannot, or this long: on a busy
+ * machine a process may have no processor for a second or more. */
+#define TEXTS_ANSWER_NS UINT64_C(5000000000)
 void texts_ask(const char *directory, struct report_control *control);
 
 /* A file, and its PID. */

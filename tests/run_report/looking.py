@@ -2,6 +2,7 @@
 import glob
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -54,10 +55,21 @@ def call(*words):
 
 
 def look(quire, *words):
-    """A look at a program that is there and could not answer in the command's half second is repeated."""
+    """A look at a program that is there and could not answer in the command's five seconds is repeated."""
     end = time.monotonic() + DEADLINE_S
     while True:
         done = call(quire, *words)
         is_there = f" {words[-1]} (" in done.stderr or f"({words[-1]})" in done.stderr
         if done.returncode != 1 or not is_there or time.monotonic() > end:
             return done
+
+
+def look_at_a_slow_one(client, quire, *words):
+    """One look; during its first second and a half the client has no processor."""
+    os.kill(client.pid, signal.SIGSTOP)
+    with subprocess.Popen([str(word) for word in (quire, *words)], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as command:
+        time.sleep(1.5)
+        os.kill(client.pid, signal.SIGCONT)
+        said, _ = command.communicate(timeout=DEADLINE_S)
+    return command.returncode, said

@@ -86,6 +86,12 @@ class StatTest(unittest.TestCase):
             self.assertIn(f"{client.pid} (test_report_cli)", done.stderr)
         self.assertEqual(stat(client.pid).returncode, 1)
 
+    def test_a_program_that_is_slow_to_answer(self):
+        with run() as client:
+            status, said = looking.look_at_a_slow_one(client, QUIRE, "stat", "--interval", 0.01, "--count", 1, client.pid)
+        self.assertEqual(status, 0, said)
+        self.assertIn(f"process {client.pid} (test_report_cli): VMs alive 1", said)
+
     def test_counters_are_those_of_the_report(self):
         grow = ("exits", "pf_taken", "pf_fixed")
         deadline = time.monotonic() + looking.DEADLINE_S
