@@ -242,19 +242,46 @@ static bool refuse(const char *path, uint32_t number, const char *why)
 	return false;
 }
 
+/* How often a mail quotes @line: "> " for each time, and an empty line as ">". */
+static uint32_t count_quotes(const char *line)
+{
+	uint32_t quotes = 0;
+
+	for (; *line == '>'; quotes++)
+		line += line[1] == ' ' ? 2 : 1;
+	return quotes;
+}
+
+/*
+ * The line as quire-sim printed it: a bug report may come back with the line ends of the Web, and
+ * quoted in a mail. NULL: it is not quoted as often as the first line.
+ */
+static const char *unquote(char *line, uint32_t quotes)
+{
+	char *end = strstr(line, "\r\n");
+	uint32_t found;
+
+	if (end)
+		memcpy(end, "\n", sizeof("\n"));
+	for (found = 0; found < quotes && *line == '>'; found++)
+		line += line[1] == ' ' ? 2 : 1;
+	return found == quotes ? line : NULL;
+}
+
 static bool read_lines(FILE *file, const char *path, struct reader *reader)
 {
-	char line[LINE_BYTES], *end;
-	uint32_t number = 0;
+	char buffer[LINE_BYTES];
+	uint32_t number = 0, quotes = 0;
 	bool is_plan = false;
 
-	while (fgets(line, sizeof(line), file)) {
-		const char *wrong = NULL;
+	while (fgets(buffer, sizeof(buffer), file)) {
+		const char *line, *wrong = NULL;
 
-		number++;
-		/* A bug report may come back with the line ends of the Web. */
-		if ((end = strstr(line, "\r\n")))
-			memcpy(end, "\n", sizeof("\n"));
+		if (!number++)
+			quotes = count_quotes(buffer);
+		line = unquote(buffer, quotes);
+		if (!line)
+			return refuse(path, number, "not quoted as the first line");
 		if (line[0] == '#' || line[0] == '\n')
 			continue;
 		if (is_plan)

@@ -137,6 +137,18 @@ class Stories(unittest.TestCase):
         # As the Web hands it on.
         self.assertEqual(replay(text.replace("\n", "\r\n"))[:2], (0, "the plan passed\n"))
 
+    def test_quoted(self):
+        """As a mail quotes it, once or twice; a line that is not quoted as the others is refused, with its number."""
+        text = GOOD.replace("# a remark\n", "# a remark\n\n")
+        quoted = "".join(f"> {line}".rstrip(" ") for line in text.splitlines(keepends=True)).replace("> \n", ">\n")
+        for plan in (quoted, "".join(f"> {line}" for line in quoted.splitlines(keepends=True)), quoted.replace("> ", ">"),
+                     quoted.replace("\n", "\r\n")):
+            self.assertEqual(replay(plan)[:2], (0, "the plan passed\n"), plan)
+        status, _, errors = replay(quoted.replace("> seed", "seed"))
+        self.assertEqual(status, 2)
+        self.assertRegex(errors, r":4: not quoted as the first line\n$")
+        self.assertRegex(replay(quoted.replace("store", "stare"))[2], r":6: no such operation\n$")
+
     def test_refused(self):
         self.assertEqual(replay(GOOD)[:2], (0, "the plan passed\n"))
         for old, new, line, why in (
