@@ -30,6 +30,8 @@ struct point {
 	const char *what;
 	const void *where; /* NULL: a fence */
 	uint64_t value;	   /* there */
+	uint64_t written;  /* there once it was done */
+	bool is_done;	   /* a write, whose thread went on */
 	uint32_t time;	   /* order_time(), under the memory model */
 	void *frames[POINT_FRAMES];
 	uint32_t depth;
@@ -37,8 +39,9 @@ struct point {
 
 static struct {
 	struct point *points;
-	uint32_t count, failed_at; /* how many there were when it failed */
-	uint32_t thread;	   /* that failed */
+	uint32_t count, failed_at;	     /* how many there were when it failed */
+	struct point *last[SIM_THREADS_MAX]; /* each thread's, while it may not be done; NULL */
+	uint32_t thread;		     /* that failed */
 	void *frames[FRAMES_MAX];
 	uint32_t depth;
 	/* The entry that the checker of all tables looks at, between two points. */
@@ -47,11 +50,32 @@ static struct {
 	gfn_t checked;
 } story;
 
+static uint64_t value_at(const char *what, const void *where)
+{
+	if (where && strstr(what, "_u32"))
+		return *(const uint32_t *)where;
+	return where && !((uintptr_t)where % sizeof(uint64_t)) ? *(const uint64_t *)where : 0;
+}
+
+/* The thread that runs has done its last operation, and no other ran since. */
+static void keep_written(void)
+{
+	uint32_t thread = sched_current();
+	struct point *point = thread < SIM_THREADS_MAX ? story.last[thread] : NULL;
+
+	if (!point || story.depth)
+		return;
+	story.last[thread] = NULL;
+	point->is_done = point->where && !strstr(point->what, "_load_");
+	point->written = value_at(point->what, point->where);
+}
+
 static void keep_point(const char *what, const void *where)
 {
 	struct point *point = &story.points[story.count];
 	uint32_t thread = sched_current();
 
+	keep_written();
 	if (story.count == POINTS_MAX || story.depth || thread >= SIM_THREADS_MAX)
 		return;
 	story.checked_vm = NULL;
@@ -60,11 +84,9 @@ static void keep_point(const char *what, const void *where)
 #ifdef QUIRE_ORDER
 	point->time = order_time();
 #endif
-	if (where && strstr(what, "_u32"))
-		point->value = *(const uint32_t *)where;
-	else if (where && !((uintptr_t)where % sizeof(uint64_t)))
-		point->value = *(const uint64_t *)where;
+	point->value = value_at(what, where);
 	point->depth = (uint32_t)backtrace(point->frames, POINT_FRAMES);
+	story.last[thread] = point;
 	story.count++;
 }
 
@@ -79,6 +101,7 @@ static void keep_visit(const struct quire_vm *vm, uint32_t as_id, gfn_t gfn)
 
 static void keep_failure(void)
 {
+	keep_written();
 	story.depth = (uint32_t)backtrace(story.frames, FRAMES_MAX);
 	story.failed_at = story.count;
 	story.thread = sched_current();
@@ -172,10 +195,12 @@ static void print_frames(void *const *frames, uint32_t depth, uint32_t lines_max
 
 static void print_point(const struct point *point, uint32_t frames)
 {
+	printf("#     %s", point->what);
 	if (point->where)
-		printf("#     %s: %p held %#" PRIx64 "\n", point->what, point->where, point->value);
-	else
-		printf("#     %s\n", point->what);
+		printf(": %p held %#" PRIx64, point->where, point->value);
+	if (point->is_done)
+		printf(", then %#" PRIx64, point->written);
+	printf("\n");
 	print_frames(point->frames, point->depth, frames);
 }
 
@@ -367,11 +392,13 @@ bool sim_explain(const struct sim_plan *plan)
 		abort();
 	sim.on_failure = keep_failure;
 	sched_on_point(keep_point);
+	sched_on_done(keep_written);
 	vm_check_visits = keep_visit;
 	for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
 		signal(crashes[i], tell_crash);
 	failure = sim_run(plan);
 	sched_on_point(NULL);
+	sched_on_done(NULL);
 	if (failure)
 		tell(failure);
 	return failure != NULL;

@@ -273,6 +273,7 @@ void sim_free(void *ctx, void *mem, size_t size_bytes)
 {
 	struct sim_host *host = ctx;
 
+	sched_operation_done();
 	host->allocated_bytes -= size_bytes;
 	/* A late reader sees nothing that makes sense; the compiler knows of no reader. */
 	memset(mem, SIM_POISON, size_bytes);

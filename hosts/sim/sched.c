@@ -174,8 +174,22 @@ void sched_observe(const struct sched_observer *observer)
 	sched.observer = observer;
 }
 
+static void (*on_done)(void);
+
+void sched_on_done(void (*told)(void))
+{
+	on_done = told;
+}
+
+void sched_operation_done(void)
+{
+	if (on_done && is_running())
+		on_done();
+}
+
 void sched_yield_point(void)
 {
+	sched_operation_done();
 	if (is_running())
 		take_step();
 }
@@ -216,6 +230,7 @@ static void sched_wait(const uint32_t *word, uint32_t value)
 
 	if (!is_running() || *word != value)
 		return;
+	sched_operation_done();
 	thread->state = THREAD_WAITING;
 	thread->word = word;
 	give_way();
@@ -262,6 +277,7 @@ static void sched_relax(unsigned int turn)
 			sched_report("sched: a wait between two runs, for what an ended run left");
 		return;
 	}
+	sched_operation_done();
 	take_step();
 	current_thread()->state = THREAD_SPINNING;
 	give_way();

@@ -83,6 +83,11 @@ uint32_t sched_choose(uint8_t choices);
 
 /* When set: told of each atomic operation of the library before it is done, of the word @where. */
 void sched_on_point(void (*told)(const char *what, const void *where));
+/* When set: told that the running thread has done the operation it told of last, before it waits,
+ * or gives memory back. At its next point it has, too. */
+void sched_on_done(void (*told)(void));
+/* The host's: memory is about to be given back. */
+void sched_operation_done(void);
 
 /* A point of choice of the caller's own, beside the library's atomic operations. */
 void sched_yield_point(void);

@@ -99,6 +99,22 @@ class Stories(unittest.TestCase):
                                r"(?:#   0x[0-9a-f]+ = 0x[0-9a-f]+(?:, a leaf)?\n)+"
                                r"#   thread \d in operation \d+: \w+ .*\n#     atomic_\w+: 0x")
 
+    def test_says_what_was_written(self):
+        """What a write leaves in a word is what the thread's next operation on it, in the same turn, finds there."""
+        _, text, _ = shrunk(130, "map_unkept")
+        turns = re.split(r"(?m)^#   thread .*, \d+ points$", text)
+        pairs = []
+        for turn in turns[1:]:
+            points = re.findall(r"(?m)^#     (atomic_\w+): (0x\w+) held (0\w*)(?:, then (0\w*))?$", turn)
+            for what, word, _, then in points:
+                self.assertTrue("load" not in what or not then, what)
+            for first, second in zip(points, points[1:]):
+                if first[1] == second[1] and first[3]:
+                    pairs.append((first[3], second[2]))
+                    self.assertEqual(*pairs[-1])
+        self.assertTrue(pairs)
+        self.assertRegex(text, r"(?m)^#     atomic_\w+: 0x\w+ held (0\w*), then (?!\1$)0\w*$")
+
     def test_plan_has_its_preemptions(self):
         """Those of a run at random, all of them, are the same run again: threads that spin among them."""
         _, whole, _ = run("--seed", "130", "--mutant", "map_unkept", "--shrink", "0")
