@@ -149,24 +149,36 @@ static void handle_fault(int signal, siginfo_t *info, void *ucontext)
 			 (uint64_t)sys_call(SYS_gettid, 0), (uint64_t)signal);
 }
 
+/* Those that are installed, a kick's among them, and what was there before. */
+#define HANDLERS 3u
+
+static void handlers_take_back(const int *signals, const struct kernel_action *old,
+			       unsigned int count)
+{
+	while (count--)
+		action_set(signals[count], &old[count], NULL);
+}
+
 int process_signals_install(void)
 {
+	const int signals[HANDLERS] = {process_kick_signal(), SIGSEGV, SIGBUS};
+	struct kernel_action old[HANDLERS];
 	struct kernel_action action = {
 	    .flags = SA_RESTART | SA_SIGINFO | SA_ONSTACK | KERNEL_SA_RESTORER,
 	    .restorer = process_signal_return,
 	};
-	const int faults[] = {SIGSEGV, SIGBUS};
-	long error;
 
-	action.handler = handle_kick;
-	error = action_set(process_kick_signal(), &action, NULL);
-	for (unsigned int i = 0; !error && i < 2; i++) {
-		struct kernel_action old;
+	for (unsigned int i = 0; i < HANDLERS; i++) {
+		long error;
 
-		action.handler = handle_fault;
-		error = action_set(faults[i], &action, &old);
-		if (!error && old.handler != handle_fault)
-			client_actions[faults[i]] = old;
+		action.handler = i ? handle_fault : handle_kick;
+		error = action_set(signals[i], &action, &old[i]);
+		if (error) {
+			handlers_take_back(signals, old, i);
+			return (int)error;
+		}
+		if (i && old[i].handler != handle_fault)
+			client_actions[signals[i]] = old[i];
 	}
-	return (int)error;
+	return 0;
 }

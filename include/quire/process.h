@@ -28,7 +28,8 @@ extern "C" {
  * Install the platform (quire_platform_install()) and handlers of SIGSEGV, SIGBUS and
  * quire_process_kick_signal(). A fault that is none of this library's goes on to the handler that
  * was there before, and a handler that is installed later must do the same. Before any other call
- * of both libraries, by one thread; again it changes nothing but handlers. 0 or -errno.
+ * of both libraries, by one thread; again it changes nothing but handlers. 0 or -errno, and the
+ * handlers are those of before.
  */
 QUIRE_API QUIRE_MUST_CHECK int quire_process_start(void);
 
