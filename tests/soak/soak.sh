@@ -88,7 +88,8 @@ step $timed build/quire run -- build/tests/signals/test_fork 10000
 # All rules of KVM's own calls without one fast path after the other.
 needs tests/soak/libquire_soak_preload.so
 step meson test -C build fast-paths # builds the programs
-step $timed sh tests/soak/fast_paths.sh build/quire build/tests/soak/libquire_soak_preload.so build/tests/rules/test_dirty \
+step $timed sh tests/soak/fast_paths.sh build/quire build/tests/soak/libquire_soak_preload.so build/tests/soak/transcript \
+	build/tests/rules/test_dirty \
 	$(for name in slots gmem_slots gmem_huge gmem_link gmem_write gmem_userfault gmem_convert prefault exits iobus misc stats \
 		async_pf async_pages paging pv debug cpu smm descriptors userfault; do echo "build/tests/rules/test_$name"; done)
 # They go on from what earlier runs found.
