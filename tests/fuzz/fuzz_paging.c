@@ -6,9 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/fuzz/paging_walker.h"
+#include "tests/fuzz/paging_machine.h"
 #include "tests/fuzz/target.h"
-#include "tests/unit/vcpu/fake_vcpu.h"
 
 #define PAGE UINT64_C(4096)
 #define P UINT64_C(1)
@@ -16,30 +15,22 @@
 #define U UINT64_C(4)
 #define MARK_A UINT64_C(0x20)
 #define MARK_D UINT64_C(0x40)
-#define PS UINT64_C(0x80)
+#define PS_BIT 7u
+#define PS (UINT64_C(1) << PS_BIT)
+#define G UINT64_C(0x100)
 #define HLT 0xf4
 #define VECTOR_GP 13u
 #define VECTOR_PF 14u
 #define FLAG_AC (UINT64_C(1) << 18)
-#define CR0_WP UINT64_C(0x10000)
-#define CR4_PSE UINT64_C(0x10)
-#define CR4_PAE UINT64_C(0x20)
-#define CR4_LA57 UINT64_C(0x1000)
-#define CR4_SMEP (UINT64_C(1) << 20)
-#define CR4_SMAP (UINT64_C(1) << 21)
-#define CR4_PKE (UINT64_C(1) << 22)
-#define EFER_NXE 0x800u
+#define CR3_NO_FLUSH (UINT64_C(1) << 63)
 
-/* Tables that show the machine's own pages, whose entries stay; the root's others change. */
-#define ROOT UINT64_C(0x50000)
-#define LOW_TABLES UINT64_C(0x51000) /* one a level, from the lowest */
-#define CODE_USER_LINEAR (GUEST_CODE + 0x1000u)
 /* Tables of the input's, which stand for any level. */
 #define POOL UINT64_C(0x100000)
 #define POOL_PAGES 8u
 /* Pages of data, and where larger pages begin. */
 #define DATA UINT64_C(0x400000)
-#define WORDS_MAX (8u * FUZZ_RECORDS_MAX)
+#define WORDS_OF_A_STEP 16u
+#define WORDS_MAX (WORDS_OF_A_STEP * FUZZ_RECORDS_MAX)
 
 struct word {
 	uint64_t gpa, value;
@@ -49,11 +40,26 @@ struct word {
 static struct quire_vcpu *machines[2];
 static struct quire_vcpu *vcpu;
 static struct walker_modes modes;
-static int is_made, is_stale, has_modes;
-static uint64_t linear; /* of the last access */
+static int is_made, has_modes;
+/* Has the tables' memory changed since the translations of this PCID were dropped? */
+#define PCIDS 2u
+static int is_stale[PCIDS];
+static uint64_t last_flush;
+static int is_global_kept; /* and a translation that a write to CR3 leaves */
+static uint64_t linear;	   /* of the last access */
 /* What to put back: the oldest first. */
 static struct word saved[WORDS_MAX];
 static unsigned int saved_count;
+/* Each has some 64 accesses: an input of nothing else would take long. */
+#define SWEEPS_MAX 4u
+static unsigned int sweeps_left;
+static uint64_t history; /* of the input: a digest of its steps */
+
+static void set_stale(int stale)
+{
+	for (unsigned int i = 0; i < PCIDS; i++)
+		is_stale[i] = stale;
+}
 
 static uint8_t *ram(void)
 {
@@ -94,64 +100,6 @@ static void store_entry(uint64_t table, uint64_t index, uint64_t entry)
 	memcpy(ram() + table + index * entry_bytes(), &entry, entry_bytes());
 }
 
-/* All below 2 MiB for the supervisor, and one page of code for users. */
-static void build_low_tables(void)
-{
-	uint64_t table = LOW_TABLES;
-
-	memset(ram() + ROOT, 0, 6 * PAGE);
-	for (uint64_t i = 0; i < 512; i++)
-		store_entry(table, i, i * PAGE | P | W);
-	store_entry(table, CODE_USER_LINEAR / PAGE, GUEST_CODE | P | U);
-	for (unsigned int level = 2; level < modes.levels; level++, table += PAGE)
-		store_entry(table + PAGE, 0, table | P | W | U);
-	store_entry(ROOT, 0, table | P | (modes.levels == 3 ? 0 : W | U));
-}
-
-/* A handler for each exception, which halts. Those of long mode are made with the machine. */
-static void build_events(void)
-{
-	static const uint64_t code32 = UINT64_C(0x00cf9b000000ffff);
-	static const uint32_t stack[2] = {GUEST_STACK, SELECTOR_DATA};
-
-	memset(ram() + GUEST_IDT, 0, PAGE);
-	guest_build_events(ram());
-	if (modes.levels >= 4)
-		return;
-	memcpy(ram() + GUEST_GDT + SELECTOR_CODE32, &code32, sizeof(code32));
-	memcpy(ram() + GUEST_TSS + 4, stack, sizeof(stack));
-	for (uint64_t vector = 0; vector < 32; vector++) {
-		uint64_t at = GUEST_HANDLERS + vector * 16;
-		uint64_t gate = (at & 0xffff) | SELECTOR_CODE32 << 16 | UINT64_C(0xee00) << 32;
-
-		memcpy(ram() + GUEST_IDT + vector * 8, &gate, sizeof(gate));
-	}
-}
-
-static void set_segments(struct cpu_state *s, int user)
-{
-	int is_long = modes.levels >= 4;
-
-	fake_flat_segments(s);
-	s->seg[CPU_CS].l = (uint8_t)is_long;
-	s->seg[CPU_CS].db = !is_long;
-	s->seg[CPU_CS].selector = user	    ? SELECTOR_USER_CODE
-				  : is_long ? SELECTOR_CODE
-					    : SELECTOR_CODE32;
-	s->seg[CPU_SS].selector = user ? SELECTOR_USER_DATA : SELECTOR_DATA;
-	s->seg[CPU_CS].dpl = s->seg[CPU_SS].dpl = user ? 3 : 0;
-}
-
-static void set_modes(struct cpu_state *s)
-{
-	s->cr0 = UINT64_C(0x80000033) | (modes.wp ? CR0_WP : 0);
-	s->cr4 = (modes.pse ? CR4_PSE : 0) | (modes.levels > 2 ? CR4_PAE : 0) |
-		 (modes.levels == 5 ? CR4_LA57 : 0) | (modes.smep ? CR4_SMEP : 0) |
-		 (modes.smap ? CR4_SMAP : 0) | (modes.pke ? CR4_PKE : 0);
-	s->efer = (modes.levels >= 4 ? 0x500u : 0) | (modes.nxe ? EFER_NXE : 0);
-	s->pkru = modes.pkru;
-}
-
 static void draw_modes(struct fuzz_random *random)
 {
 	uint64_t bits = random_below(random, 0x100);
@@ -162,9 +110,12 @@ static void draw_modes(struct fuzz_random *random)
 	modes.nxe = bits >> 3 & 1;
 	modes.pke = bits >> 4 & 1;
 	modes.pse = !(bits >> 5 & 1);
+	modes.pge = bits >> 6 & 1;
+	modes.pcide = bits >> 7 & 1 && modes.levels >= 4;
 	modes.pkru = (uint32_t)random_below(random, 1ull << 32);
 	/* Such changes flush, and the host makes them. */
-	is_stale = has_modes = 1;
+	set_stale(1);
+	has_modes = 1;
 }
 
 /* An index in a table. In the root, none that the machine itself needs. */
@@ -219,7 +170,7 @@ static void change_entry(struct fuzz_random *random)
 		entry &= UINT64_C(0xfffffffff000) | P;
 	save(table + (index * entry_bytes() & ~UINT64_C(7)));
 	store_entry(table, index, entry);
-	is_stale = 1;
+	set_stale(1);
 }
 
 static uint64_t draw_linear(struct fuzz_random *random)
@@ -239,11 +190,13 @@ static uint64_t draw_linear(struct fuzz_random *random)
 			  (modes.levels == 4 ? 16 : 7));
 }
 
-/* Entries from the root to a leaf that allow everything: for steps that take something away. */
+/* Entries from the root to a leaf that allow everything: for steps that take something away. With
+ * their marks set, they are the fast walk's. */
 static void make_path(struct fuzz_random *random)
 {
 	uint64_t pool = random_below(random, POOL_PAGES), table = ROOT, entry;
 	unsigned int leaf = 1 + (unsigned int)random_below(random, modes.levels == 2 ? 2 : 3);
+	uint64_t marks = random_once_in(random, 2) ? 0 : MARK_A | MARK_D;
 
 	if (modes.levels == 3 && leaf == 3)
 		leaf = 1;
@@ -253,10 +206,11 @@ static void make_path(struct fuzz_random *random)
 
 		index &= (1u << index_bits()) - 1;
 		entry = (POOL + pool % POOL_PAGES * PAGE) | P | W | U;
-		if (modes.levels == 3 && level == 3)
-			entry &= ~(W | U);
 		if (level == leaf)
 			entry = DATA | P | W | U | (level > 1 ? PS : 0);
+		entry |= marks;
+		if (modes.levels == 3 && level == 3)
+			entry &= ~(W | U | MARK_A | MARK_D);
 		/* The only one of this size is at the beginning, where the machine is. */
 		if (level == leaf && level == 3)
 			entry &= ~DATA;
@@ -264,7 +218,37 @@ static void make_path(struct fuzz_random *random)
 		store_entry(table, index, entry);
 		table = POOL + pool % POOL_PAGES * PAGE;
 	}
-	is_stale = 1;
+	set_stale(1);
+}
+
+static void store_changed(const struct walker_entry *entry, uint64_t value)
+{
+	save(entry->gpa & ~UINT64_C(7));
+	memcpy(ram() + entry->gpa, &value, entry_bytes());
+	set_stale(1);
+}
+
+static uint64_t load_entry(const struct walker_entry *entry)
+{
+	uint64_t value = 0;
+
+	memcpy(&value, ram() + entry->gpa, entry_bytes());
+	return value;
+}
+
+/* The bits of PAE's four that must be zero are looked at when CR3 is loaded. */
+static void flip_bit_of(const struct walker_entry *entry, uint64_t bit)
+{
+	if (bit < 8 * entry_bytes() && (entry->has_marks || !bit))
+		store_changed(entry, load_entry(entry) ^ UINT64_C(1) << bit);
+}
+
+static void clear_address_of_large(const struct walker_entry *entry)
+{
+	uint64_t value = load_entry(entry);
+
+	if (value & PS)
+		store_changed(entry, value & ~UINT64_C(0xfffffffff000));
 }
 
 /* One bit of an entry on the way of the last access. */
@@ -273,18 +257,13 @@ static void flip_bit(struct fuzz_random *random)
 	const struct walker_access access = {.linear = linear};
 	struct walker_result walk = walker_walk(memory(), &modes, &access);
 	unsigned int which = (unsigned int)random_below(random, WALKER_LEVELS_MAX);
-	uint64_t bit = random_below(random, 8ull * entry_bytes()), entry = 0;
+	uint64_t bit = random_below(random, 8ull * entry_bytes());
 
 	if (which >= walk.count)
 		which = walk.count - 1;
 	/* Address 0 is the machine's own. */
-	if (!linear || !walk.count || (!walk.path[which].has_marks && bit))
-		return;
-	save(walk.path[which].gpa & ~UINT64_C(7));
-	memcpy(&entry, ram() + walk.path[which].gpa, entry_bytes());
-	entry ^= UINT64_C(1) << bit;
-	memcpy(ram() + walk.path[which].gpa, &entry, entry_bytes());
-	is_stale = 1;
+	if (linear && walk.count)
+		flip_bit_of(&walk.path[which], bit);
 }
 
 struct access {
@@ -360,7 +339,7 @@ static enum cpu_exit run(struct cpu_exit_info *info, int user, uint64_t rip)
 {
 	struct cpu_state *s = cpu_state(vcpu->cpu);
 
-	set_segments(s, user);
+	paging_set_segments(s, &modes, user ? PAGING_USER : PAGING_SUPERVISOR);
 	s->rip = rip;
 	s->gpr[CPU_RSP] = GUEST_STACK;
 	s->halted = 0;
@@ -369,28 +348,95 @@ static enum cpu_exit run(struct cpu_exit_info *info, int user, uint64_t rip)
 	return cpu_run(vcpu->cpu, 0, info);
 }
 
-/* By the host, which loads CR3; or by the guest: INVLPG of the pages, which leaves the others. */
-static void flush(const struct access *access, int by_page)
+/* The guest executes @code, which ends in HLT. */
+static void flush_by(const uint8_t *code, size_t size, const struct cpu_state *with)
 {
-	static const uint8_t code[] = {0x0f, 0x01, 0x3b, 0x0f, 0x01, 0x39, HLT};
 	struct cpu_state *s = cpu_state(vcpu->cpu);
 	struct cpu_exit_info info;
 
-	if (!by_page) {
-		set_modes(s);
-		/* Another value each time, which flushes. */
-		s->cr3 = ROOT | (~s->cr3 & 8);
-		cpu_state_changed(vcpu->cpu);
-		is_stale = has_modes = 0;
-		return;
-	}
-	/* invlpg (%rbx); invlpg (%rcx) */
-	memcpy(ram() + GUEST_CODE, code, sizeof(code));
-	s->gpr[CPU_RBX] = access->walk.linear;
-	s->gpr[CPU_RCX] = access->walk.linear + access->bytes - 1;
+	memcpy(ram() + GUEST_CODE, code, size);
+	s->gpr[CPU_RAX] = with->gpr[CPU_RAX];
+	s->gpr[CPU_RBX] = with->gpr[CPU_RBX];
+	s->gpr[CPU_RCX] = with->gpr[CPU_RCX];
 	s->rflags = 2;
-	if (run(&info, 0, GUEST_CODE) != CPU_EXIT_HLT || s->rip != GUEST_CODE + sizeof(code))
-		fuzz_fail("INVLPG ends at %#lx", s->rip);
+	if (run(&info, 0, GUEST_CODE) != CPU_EXIT_HLT || s->rip != GUEST_CODE + size)
+		fuzz_fail("a flush ends at %#lx", s->rip);
+}
+
+/* INVLPG of the pages, which leaves the others. */
+static void flush_pages(const struct access *access)
+{
+	/* invlpg (%rbx); invlpg (%rcx) */
+	static const uint8_t code[] = {0x0f, 0x01, 0x3b, 0x0f, 0x01, 0x39, HLT};
+	struct cpu_state with = {.gpr = {[CPU_RBX] = access->walk.linear,
+					 [CPU_RCX] = access->walk.linear + access->bytes - 1}};
+
+	flush_by(code, sizeof(code), &with);
+}
+
+/* CR4.PGE there and back, or INVPCID: all PCIDs, and what is global. */
+static void flush_all(int by_invpcid)
+{
+	/* mov %rbx, %cr4; mov %rcx, %cr4; or invpcid (%rcx), %rbx */
+	static const uint8_t toggle[] = {0x0f, 0x22, 0xe3, 0x0f, 0x22, 0xe1, HLT};
+	static const uint8_t invpcid[] = {0x66, 0x0f, 0x38, 0x82, 0x19, HLT};
+	uint64_t cr4 = cpu_state(vcpu->cpu)->cr4;
+	struct cpu_state with = {.gpr = {[CPU_RBX] = cr4 ^ CR4_PGE, [CPU_RCX] = cr4}};
+
+	if (by_invpcid) {
+		memset(ram() + GUEST_CODE + 64, 0, 16);
+		with.gpr[CPU_RBX] = 2;
+		with.gpr[CPU_RCX] = GUEST_CODE + 64;
+		flush_by(invpcid, sizeof(invpcid), &with);
+	} else {
+		flush_by(toggle, sizeof(toggle), &with);
+	}
+	set_stale(0);
+	is_global_kept = 0;
+}
+
+static unsigned int pcid_now(void)
+{
+	return modes.pcide ? cpu_state(vcpu->cpu)->cr3 & 1 : 0;
+}
+
+/* A write to CR3 that keeps translations only where none is stale. */
+static void load_cr3(int to_other)
+{
+	/* mov %rbx, %cr3 */
+	static const uint8_t code[] = {0x0f, 0x22, 0xdb, HLT};
+	unsigned int pcid = modes.pcide ? pcid_now() ^ (to_other != 0) : 0;
+	struct cpu_state with = {.gpr = {[CPU_RBX] = ROOT | pcid}};
+
+	if (modes.pcide && !is_stale[pcid])
+		with.gpr[CPU_RBX] |= CR3_NO_FLUSH;
+	flush_by(code, sizeof(code), &with);
+	is_stale[pcid] = 0;
+	/* Without PCIDs there is but one. */
+	if (!modes.pcide)
+		set_stale(0);
+}
+
+/* What is stale goes: by the host, which loads CR3, or by the guest. */
+static void flush(const struct access *access, uint64_t how)
+{
+	struct cpu_state *s = cpu_state(vcpu->cpu);
+
+	last_flush = how;
+	if (has_modes || how < 2) {
+		paging_set_modes(s, &modes);
+		/* Another value each time, which flushes. */
+		s->cr3 = modes.pcide ? ROOT | (~s->cr3 & 1) : ROOT | (~s->cr3 & 8);
+		cpu_state_changed(vcpu->cpu);
+		set_stale(0);
+		has_modes = is_global_kept = 0;
+	} else if (how < 4) {
+		flush_pages(access);
+	} else if (is_global_kept) {
+		flush_all(how & 1);
+	} else {
+		load_cr3(how & 1);
+	}
 }
 
 static uint64_t frame_word(unsigned int index)
@@ -408,11 +454,12 @@ static _Noreturn void tell(const struct access *access, const char *what)
 
 	fuzz_fail("%s: %u levels, kind %d of %u bytes at %#lx, user %u, ac %u, wp %u smep %u smap "
 		  "%u nxe %u pke %u pkru %#x: fault %d %#x, then %d %#x; RIP %#lx, CR2 %#lx, "
-		  "frame %#lx",
+		  "frame %#lx; pge %d, pcid %d, last flush %d",
 		  what, modes.levels, (int)access->walk.kind, access->bytes, access->walk.linear,
 		  access->walk.user, access->walk.ac, modes.wp, modes.smep, modes.smap, modes.nxe,
 		  modes.pke, modes.pkru, access->first.end, access->first.error, access->last.end,
-		  access->last.error, s->rip, s->cr2, frame_word(0));
+		  access->last.error, s->rip, s->cr2, frame_word(0), modes.pge, modes.pcide,
+		  (int)last_flush);
 }
 
 /* Do these walks have one entry in two roles? */
@@ -512,6 +559,9 @@ static void check(const struct access *access, const struct seen *seen,
 	uint64_t at = cpu_state(vcpu->cpu)->rip - 1;
 	const struct walker_result *fault = NULL;
 
+	/* Behind the last address of 32 bits is the first. */
+	if (modes.levels < 4)
+		at &= UINT32_MAX;
 	if (access->first.end == WALKER_FAULT)
 		fault = &access->first;
 	else if (access->last.end == WALKER_FAULT)
@@ -535,6 +585,11 @@ static void check(const struct access *access, const struct seen *seen,
 		check_marks(access, &access->first);
 	if (access->crosses && !fault)
 		check_marks(access, &access->last);
+}
+
+static int may_be_global(const struct walker_result *walk)
+{
+	return modes.pge && walk->is_complete && (walk->path[walk->count - 1].value & G);
 }
 
 static void make_access(struct fuzz_random *random, int is_elsewhere)
@@ -562,14 +617,15 @@ static void make_access(struct fuzz_random *random, int is_elsewhere)
 	predict(&access);
 	if (!may_run(&access))
 		return;
-	if (is_stale)
-		flush(&access, bits >> 4 & 1 && !has_modes);
+	if (is_stale[pcid_now()] || (modes.pcide && bits >> 7 && !is_global_kept))
+		flush(&access, bits >> 4 & 7);
 	save(access.first.gpa);
 	save(access.last.gpa & ~UINT64_C(7));
 	if (access.walk.kind == WALKER_FETCH && access.first.end == WALKER_DONE)
 		ram()[access.first.gpa] = HLT;
 	/* The flush may have marked entries: predict again from what is there now. */
 	predict(&access);
+	is_global_kept |= may_be_global(&access.first) || may_be_global(&access.last);
 	if (access.first.end == WALKER_DONE && access.last.end == WALKER_DONE &&
 	    is_in_ram(access.first.gpa) && is_in_ram(access.last.gpa))
 		read_bytes(&access, seen.expected);
@@ -594,6 +650,7 @@ static void start(void)
 	fake_signals_install();
 	machines[0] = fake_vcpu_create(fake_vm_create());
 	machines[1] = fake_vcpu_create(fake_vm_create());
+	machines[0]->cpuid = machines[1]->cpuid = fake_cpuid_with_pcid;
 	if (cpu_translate_after(machines[1]->cpu, 0))
 		machines[1] = machines[0];
 	for (unsigned int i = 0; i < 2; i++)
@@ -606,9 +663,85 @@ static void begin(void)
 {
 	is_made = 0;
 	saved_count = 0;
+	sweeps_left = SWEEPS_MAX;
+	history = 0;
 }
 
-enum kind { PATH, BIT, ACCESS, BIT_AGAIN, ACCESS_AGAIN, ACCESS_ELSEWHERE, ENTRY, MODES, KINDS };
+static void restore(unsigned int down_to)
+{
+	while (saved_count > down_to) {
+		const struct word *word = &saved[--saved_count];
+
+		memcpy(ram() + word->gpa, &word->value, sizeof(word->value));
+	}
+}
+
+static void make_machine(struct fuzz_random *random)
+{
+	static const uint8_t levels[] = {4, 5, 3, 2};
+
+	vcpu = machines[random_below(random, 2)];
+	modes = (struct walker_modes){.levels = levels[random_below(random, 4)], .root = ROOT};
+	linear = 0;
+	paging_build_tables(ram(), &modes);
+	paging_build_events(ram(), &modes);
+	memset(ram() + POOL, 0, POOL_PAGES * PAGE);
+	draw_modes(random);
+}
+
+/*
+ * Each bit of one entry in turn, by accesses of any kind, in any mode. A rule of paging is about
+ * one bit of one level and holds for some accesses only: few inputs have a step for each of them.
+ * Once before, so that the second stage has the page and the fast walk alone decides. All draws are
+ * other ones after any change of the steps before: an input out of others sweeps what they did not.
+ */
+static void sweep_entry(struct fuzz_random *random)
+{
+	struct fuzz_random values;
+	struct walker_access access = {.kind = WALKER_READ};
+	struct walker_result walk;
+	const struct walker_entry *entry;
+	/* What another entry of the way has or lacks meanwhile. */
+	static const uint8_t bits[] = {0, 1, 2, 5, 6, 8, 59, 63};
+
+	random_seed(&values, random_word(random) ^ history);
+	restore(0);
+	make_machine(&values);
+	make_path(&values);
+	make_access(&values, 0);
+	access.linear = linear;
+	walk = walker_walk(memory(), &modes, &access);
+	if (!linear || !walk.count)
+		return;
+	entry = &walk.path[random_below(&values, walk.count)];
+	if (random_once_in(&values, 2))
+		flip_bit_of(&walk.path[random_below(&values, walk.count)],
+			    bits[random_below(&values, sizeof(bits))]);
+	for (unsigned int bit = 0; bit < 8 * entry_bytes() && entry->has_marks; bit++) {
+		unsigned int before = saved_count;
+
+		flip_bit_of(entry, bit);
+		/* Where a table was, no large page may begin. */
+		if (bit == PS_BIT && random_once_in(&values, 2))
+			clear_address_of_large(entry);
+		make_access(&values, 0);
+		restore(before);
+	}
+	set_stale(1);
+}
+
+enum kind {
+	PATH,
+	BIT,
+	ACCESS,
+	BIT_AGAIN,
+	ACCESS_AGAIN,
+	ACCESS_ELSEWHERE,
+	ENTRY,
+	MODES,
+	SWEEP,
+	KINDS
+};
 
 static void do_step(enum kind kind, struct fuzz_random *random)
 {
@@ -626,6 +759,12 @@ static void do_step(enum kind kind, struct fuzz_random *random)
 	case MODES:
 		draw_modes(random);
 		break;
+	case SWEEP:
+		if (sweeps_left) {
+			sweeps_left--;
+			sweep_entry(random);
+		}
+		break;
 	default:
 		make_access(random, kind == ACCESS_ELSEWHERE);
 	}
@@ -634,31 +773,20 @@ static void do_step(enum kind kind, struct fuzz_random *random)
 /* The first step says what the machine is like. */
 static int step(unsigned int kind, struct fuzz_random *random)
 {
-	static const uint8_t levels[] = {4, 5, 3, 2};
+	struct fuzz_random copy = *random;
 
-	if (!is_made) {
-		vcpu = machines[random_below(random, 2)];
-		modes =
-		    (struct walker_modes){.levels = levels[random_below(random, 4)], .root = ROOT};
-		is_made = 1;
-		linear = 0;
-		build_low_tables();
-		build_events();
-		memset(ram() + POOL, 0, POOL_PAGES * PAGE);
-		draw_modes(random);
-		return 1;
-	}
-	do_step((enum kind)kind, random);
-	return saved_count + 8 < WORDS_MAX;
+	history = (history ^ random_word(&copy)) * 0x100000001b3ull;
+	if (!is_made)
+		make_machine(random);
+	else
+		do_step((enum kind)kind, random);
+	is_made = 1;
+	return saved_count + WORDS_OF_A_STEP < WORDS_MAX;
 }
 
 static void end(void)
 {
-	while (saved_count) {
-		const struct word *word = &saved[--saved_count];
-
-		memcpy(ram() + word->gpa, &word->value, sizeof(word->value));
-	}
+	restore(0);
 }
 
 const struct fuzz_target fuzz_target = {

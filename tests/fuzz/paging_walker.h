@@ -10,6 +10,7 @@
 struct walker_modes {
 	uint8_t levels; /* 2: 32-bit; 3: PAE; 4 and 5: long mode */
 	uint8_t wp, pse, smep, smap, nxe, pke;
+	uint8_t pge, pcide; /* a walk does not depend on them */
 	uint32_t pkru;
 	uint64_t root;
 };

@@ -364,6 +364,8 @@ static bool leaf_bit(uint32_t leaf, unsigned int which, unsigned int bit)
 	return (regs[which] >> bit) & 1;
 }
 
+/* CPUID takes long in a virtual machine: some 20 us, as much as all else that a case takes. So what
+ * it says is kept. */
 static bool find_ymm(void)
 {
 	uint32_t low = 0, high;
@@ -377,13 +379,12 @@ bool has_ymm(void)
 {
 	static int found = -1;
 
-	/* CPUID takes long in a virtual machine. */
 	if (found < 0)
 		found = find_ymm();
 	return found;
 }
 
-bool feature_present(enum feature feature)
+static bool find_feature(enum feature feature)
 {
 	static const struct {
 		uint32_t leaf;
@@ -416,6 +417,17 @@ bool feature_present(enum feature feature)
 	if (feature >= FEATURE_AVX && !has_ymm())
 		return false;
 	return leaf_bit(where[feature].leaf, where[feature].reg, where[feature].bit);
+}
+
+bool feature_present(enum feature feature)
+{
+	static uint64_t asked, found;
+	uint64_t bit = UINT64_C(1) << feature;
+
+	if (!(asked & bit) && find_feature(feature))
+		found |= bit;
+	asked |= bit;
+	return found & bit;
 }
 
 static ZydisMnemonic mnemonic_find(const char *name, size_t size)
