@@ -253,6 +253,12 @@ long call_vmsplice(void *function, const struct arguments *arguments)
 			: syscall(SYS_vmsplice, arguments->fd, parts, 1, 0);
 }
 
+long call_getrandom(void *function, const struct arguments *arguments)
+{
+	return function ? CALL(ssize_t(*)(void *, size_t, unsigned int), PATH, 8, 0)
+			: syscall(SYS_getrandom, PATH, 8, 0);
+}
+
 /* send() and recv() take no notice of the last two arguments. */
 static long bytes_of(long number, void *function, const struct arguments *arguments)
 {

@@ -30,7 +30,7 @@ caller call_open, call_openat, call_creat, call_fopen, call_fdopen, call_access,
     call_mremap, call_mprotect, call_madvise, call_brk, call_shmat, call_shmdt, call_sigaction,
     call_sigprocmask, call_sigaltstack, call_pthread_sigmask, call_execveat, call_ppoll,
     call_pselect, call_epoll_pwait, call_epoll_pwait2, call_send, call_recv, call_sendmsg,
-    call_recv_checked, call_recvmsg, call_sendmmsg, call_recvmmsg, call_vmsplice, call_process_read,
-    call_process_write;
+    call_recv_checked, call_recvmsg, call_sendmmsg, call_recvmmsg, call_vmsplice, call_getrandom,
+    call_process_read, call_process_write;
 
 #endif

@@ -74,6 +74,7 @@ static const struct row rows[] = {
     {"sendfile sendfile64", call_sendfile, {BUFFER}, 1},
     {"splice", call_splice, {BUFFER}, 1},
     {"vmsplice", call_vmsplice, {room[0], BUFFER}, 1},
+    {"getrandom", call_getrandom, {BUFFER}, 1},
     {"send sendto", call_send, {BUFFER}, 1},
     {"recv recvfrom", call_recv, {BUFFER}, 1},
     {"__recv_chk __recvfrom_chk", call_recv_checked, {BUFFER}, 1},
