@@ -3,6 +3,7 @@ import pathlib
 import threading
 
 FOLDER, PROGRAM, PLAIN, CONSOLE = 0o40755, 0o100755, 0o100644, 0o20600
+PAGE = 4096
 FOLDERS = ("dev", "proc", "sys", "tmp", "modules")
 
 
@@ -15,7 +16,10 @@ def entry(number, name, mode, data=b"", device=(0, 0)):
 
 def write(path, init, extra=(), folders=()):
     """An archive with init and, as (name, file), what else it needs; modules go into modules/.
-    Other folders are to be named, each behind the one that it is in."""
+    Other folders are to be named, each behind the one that it is in.
+
+    It ends four bytes into a page: QEMU's microvm puts the archive into the last pages of memory,
+    and its firmware the ACPI tables at the end of the very last, over what the archive has there."""
     parts = [entry(at + 1, name, FOLDER) for at, name in enumerate((*FOLDERS, *folders))]
     parts.append(entry(1000, "dev/console", CONSOLE, device=(5, 1)))
     parts.append(entry(1001, "init", PROGRAM, pathlib.Path(init).read_bytes()))
@@ -23,6 +27,8 @@ def write(path, init, extra=(), folders=()):
         mode = PROGRAM if file.stat().st_mode & 0o100 else PLAIN
         parts.append(entry(2000 + at, name, mode, file.read_bytes()))
     parts.append(entry(0, "TRAILER!!!", 0))
+    size = sum(map(len, parts))
+    parts.append(b"\0" * ((PAGE + 4 - size) % PAGE))
     # Another scenario may be reading one of the same name.
     new = path.with_name(f"{path.name}.{threading.get_ident()}")
     new.write_bytes(b"".join(parts))
