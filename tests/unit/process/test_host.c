@@ -117,12 +117,14 @@ static uint64_t there(const uint8_t *mem, uint32_t npages)
 /* Named are those in memory that the client may write; nothing is brought in, or waited for. */
 static void pages_that_are_there(void **state)
 {
-	uint8_t *mem = map_anonymous(64 * PAGE, PROT_READ | PROT_WRITE);
+	uint8_t *all = map_anonymous(3 * HUGE, PROT_READ | PROT_WRITE);
+	uint8_t *mem = all + (HUGE - address_of(all) % HUGE), *next = mem + HUGE;
 	uint8_t *other = map_file(8 * PAGE, 8 * PAGE, PROT_READ, MAP_SHARED);
 
 	handle_signals();
-	assert_int_equal(madvise(mem, 64 * PAGE, MADV_NOHUGEPAGE), 0);
+	assert_int_equal(madvise(all, 3 * HUGE, MADV_NOHUGEPAGE), 0);
 	process_mappings_changed();
+	next[-1] = next[0] = 1;
 	mem[2 * PAGE] = mem[9 * PAGE] = 1;
 	/* The first question about a block, and those that are answered for all of it. */
 	for (uint32_t i = 0; i < 3; i++) {
@@ -146,7 +148,10 @@ static void pages_that_are_there(void **state)
 	process_mappings_changed();
 	assert_int_equal(there(mem + 3 * PAGE, 2), 1);
 	assert_int_equal(there(mem + 4 * PAGE, 2), 0);
-	unmap(mem, 64 * PAGE);
+	/* An answer ends where its block of 2 MiB does. */
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(there(next - 2 * PAGE, 4), 2);
+	unmap(all, 3 * HUGE);
 	assert_int_equal(there(mem, 8), 0);
 	assert_int_equal(there(NULL, 8), 0);
 	assert_int_equal(there((uint8_t *)(UINT64_C(1) << 48), 8), 0);
