@@ -23,8 +23,8 @@ static void held_push(const void *lock, u32 rank, enum lock_mode mode)
 		CHECK(self->held[i].rank < rank); /* I-71 */
 	/* I-70. */
 	CHECK(self->nesting == 0 || rank > RANK_MMU);
-	if (self->held_count < ARRAY_LEN(self->held))
-		self->held[self->held_count++] = (struct quire_held_lock){lock, rank, mode};
+	_Static_assert(ARRAY_LEN(self->held) >= RANK_ARENA, "room for one lock of each rank");
+	self->held[self->held_count++] = (struct quire_held_lock){lock, rank, mode};
 }
 
 static void held_pop(const void *lock)
@@ -75,10 +75,9 @@ static void held_pop(const void *lock)
 
 static void mutex_acquire(struct mutex *mutex)
 {
-	u32 seen = 0;
-
 	for (unsigned int turn = 0; turn < SPINS; turn++) {
-		seen = 0;
+		u32 seen = 0;
+
 		if (atomic_cmpxchg_acquire_u32(&mutex->word, &seen, 1))
 			return;
 		if (seen == 2)

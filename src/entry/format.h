@@ -86,7 +86,7 @@ struct entry_format {
 	u64 aged;  /* what aging takes away */
 	u64 aside; /* of that, what is kept, aside_shift bits above its place; 0: nothing */
 	u8 aside_shift;
-	/* MMIO entries: (entry & mmio_mask) == mmio_value; 0 when the format has none. The
+	/* MMIO entries: (entry & mmio_mask) == mmio_value; every format has some. The
 	 * generation is split over two fields, low bits first. Its fields and the gfn's are those
 	 * of the word turned around where it is @swapped. */
 	u64 mmio_mask;
@@ -436,7 +436,7 @@ static inline u64 entry_make_executable(const struct entry_format *f, u64 entry)
 /* Does @entry mean "no memory here", with the generation it was found in? */
 static inline bool entry_is_mmio(const struct entry_format *f, u64 entry)
 {
-	return f->mmio_mask && (entry & f->mmio_mask) == f->mmio_value;
+	return (entry & f->mmio_mask) == f->mmio_value;
 }
 
 u64 entry_make_mmio(const struct entry_format *f, gfn_t gfn, u64 generation);

@@ -168,7 +168,8 @@ int fault_install(struct quire_vcpu *vcpu, const struct fault *fault, const stru
 	if (found->page.refcounted)
 		vm->host->page_put(vm->host_ctx, &found->page, use);
 	biglock_read_exit(&vm->mmu_lock, &vcpu->line, self);
-	if (unlikely(debt.owed || debt.tables))
+	CHECK(debt.owed || !debt.tables);
+	if (unlikely(debt.owed))
 		tdp_debt_settle(vm, &debt);
 	return ret;
 }

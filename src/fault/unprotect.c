@@ -12,9 +12,6 @@ enum fault_unprotected fault_unprotect(struct quire_vcpu *vcpu, gfn_t gfn)
 	int tracked, lags;
 
 	locks_assert_none();
-	/* Only tests whether it is there: gfn_is_tracked() looks into it. */
-	if (likely(!atomic_load_relaxed_ptr(&vm->track)))
-		return UNPROTECTED_KEPT;
 	biglock_read_lock(&vm->mmu_lock, &vcpu->line);
 	tracked = gfn_is_tracked(vm, vcpu->as_id, gfn);
 	biglock_read_unlock(&vm->mmu_lock, &vcpu->line);

@@ -166,8 +166,10 @@ static int check_binding(const struct memslot *slot, const struct quire_gmem *fi
 
 	for (;;) {
 		bindings = ptree_of(atomic_load_acquire_ptr(&file->bindings.root));
-		if (ptree_floor(&bindings, index, &item) && item.value == slot && index < item.end)
+		if (ptree_floor(&bindings, index, &item) && item.value == slot) {
+			CHECK(index < item.end);
 			return 0;
+		}
 		/* Unbind and release clear the pointer first: then it is no contradiction. The
 		 * acquire load: before the next look at the root. */
 		if (atomic_load_acquire_ptr(&slot->gmem.file) != file)

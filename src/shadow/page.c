@@ -98,7 +98,6 @@ void shadow_page_init(const struct shadow_change *change, struct shadow_page *pa
 	page->role = key->role;
 	page->generation = change->vm->mmu_valid_gen;
 	table->level = (u8)role_level(key->role);
-	table->parent = NULL;
 	nx_table_init(table, key->gfn, role_as(key->role));
 	table->shadowed = 1;
 	table->reserved_words[0] = (u64)(uintptr_t)page;

@@ -56,7 +56,7 @@ static bool is_for_fetch(const struct step *step)
 	const struct tdp_mapping *mapping = step->mapping;
 
 	return mapping && (mapping->error_code & QUIRE_PFERR_FETCH) &&
-	       mapping->wanted_level >= step->level && nx_is_on(step->change->vm);
+	       mapping->wanted_level >= step->level;
 }
 
 /*
@@ -72,6 +72,8 @@ static __attribute__((noinline)) u64 link_table(const struct step *step)
 	mmu_assert_shared(vm);
 	CHECK(step->level > QUIRE_LEVEL_4K);
 	CHECK(!step->mapping || step->level >= step->mapping->leaf.level);
+	/* Nothing else makes a fault want more than it gets. */
+	CHECK(!for_fetch || nx_is_on(vm));
 	if (entry_is_frozen(&vm->tdp_format, step->old))
 		return step->old;
 	table = table_cache_take(&step->vcpu->tables);

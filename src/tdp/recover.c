@@ -75,7 +75,8 @@ static void recover_run(const struct walk_run *run, void *ctx)
 	u64 pages = level_pages((enum quire_level)run->level);
 
 	mmu_assert_shared(recover->change.vm);
-	if (run->level > QUIRE_LEVEL_1G || run->level < QUIRE_LEVEL_2M)
+	CHECK(run->level >= QUIRE_LEVEL_2M);
+	if (run->level > QUIRE_LEVEL_1G)
 		return;
 	for (u32 i = 0; i < run->count; i++) {
 		u64 *entry = &run->entries[i];

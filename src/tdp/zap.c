@@ -30,8 +30,10 @@ static void zap_run(const struct walk_run *run, void *ctx)
 		u64 old = atomic_load_relaxed_u64(&run->entries[i]);
 
 		while (old != f->nonpresent && !entry_is_mmio(f, old)) {
-			bool table = entry_is_present(f, old) && !entry_is_leaf(f, old, run->level);
+			bool table = !entry_is_leaf(f, old, run->level);
 
+			/* None is frozen: that is for mmu_lock shared. */
+			CHECK(entry_is_present(f, old));
 			if (table && !table_goes_whole(f, run, i, old))
 				break;
 			if (MUTANT(zap_spares_huge) && !walk_covers(run, i))

@@ -272,7 +272,7 @@ static void entry_close(struct ptree_node *node, u32 at)
 }
 
 /*
- * Put @item in at @at. A full node is split: *@right is the new node to its right, else NULL. At
+ * Put @item in at @at. A full node is split: *@right, NULL before, is the new node to its right. At
  * the far right the new node starts with the item alone, so that rising keys fill nodes up.
  */
 static int node_put(struct ptree_edit *edit, struct ptree_node *node, u32 at,
@@ -280,7 +280,7 @@ static int node_put(struct ptree_edit *edit, struct ptree_node *node, u32 at,
 {
 	u32 keep = at == FANOUT ? FANOUT : FANOUT / 2;
 
-	*right = NULL;
+	CHECK(!*right);
 	if (node->count < FANOUT) {
 		entry_open(node, at, item);
 		return 0;
@@ -323,7 +323,6 @@ static struct ptree_node *node_insert(struct ptree_edit *edit, struct ptree_node
 	if (!child)
 		return NULL;
 	node_set_child(own, at, child);
-	*right = NULL;
 	if (!child_right)
 		return own;
 	summary = node_summary(child_right);

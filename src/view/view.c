@@ -83,8 +83,9 @@ static u64 count_logged(const struct memslot *slot, const struct step *step)
 	u64 first = step->start.v - slot->base_gfn.v, end = step->end.v - slot->base_gfn.v;
 	u64 sum = 0;
 
-	if (!slot->dirty || !(slot->flags & QUIRE_SLOT_LOG_DIRTY))
+	if (!slot->dirty)
 		return 0;
+	CHECK(slot->flags & QUIRE_SLOT_LOG_DIRTY);
 	CHECK(first < end && end <= slot->dirty->npages);
 	for (u64 at = first; at < end; at = round_down_u64(at, 64) + 64) {
 		u64 word = atomic_load_relaxed_u64(&slot->dirty->bits[at / 64]) >> at % 64;

@@ -22,10 +22,8 @@ void memslots_init(struct quire_vm *vm, u32 nr_as)
 static void id_tables_free(struct quire_vm *vm, u32 as)
 {
 	CHECK(!vm->refs && !vm->vcpus);
-	for (u32 i = 0; i < MEMSLOT_ID_BLOCKS; i++) {
+	for (u32 i = 0; i < MEMSLOT_ID_BLOCKS; i++)
 		vm_free(vm, vm->slots.ids[as][i], MEMSLOT_ID_BLOCK * sizeof(struct memslot *));
-		vm->slots.ids[as][i] = NULL;
-	}
 }
 
 void memslots_destroy(struct quire_vm *vm, void (*free_slot)(struct quire_vm *, struct memslot *))

@@ -41,6 +41,7 @@ static void formats_init(struct quire_vm *vm, const struct quire_vm_config *conf
 
 	vm->tdp_format = *entry_formats[config->format];
 	vm->shadow_format = entry_npt;
+	CHECK(vm->tdp_format.mmio_mask && vm->shadow_format.mmio_mask);
 	vm->tdp_format.tables = vm->shadow_format.tables = tables;
 	vm->tdp_format.tables.odd |= vm->tdp_format.odd;
 	vm->tdp_format.frames = vm->shadow_format.frames =

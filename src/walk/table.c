@@ -51,7 +51,6 @@ void arena_destroy(struct arena *arena)
 		arena->host->chunk_free(arena->host_ctx, chunk);
 		chunk = next;
 	}
-	arena->chunks = NULL;
 }
 
 /* Can an entry hold the address of each table of @chunk? */

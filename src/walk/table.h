@@ -18,7 +18,7 @@
  * table is linked. */
 struct table {
 	struct table *next; /* free list, cache, debt */
-	u64 *parent;	    /* entry that points here; NULL for a root */
+	u64 *parent;	    /* TDP: entry that points here; NULL for a root */
 	gfn_t gfn;	    /* first gfn the table covers */
 	u8 level;	    /* of its entries */
 	u8 invalid;	    /* a root that is going away */

@@ -12,7 +12,7 @@ static void sync_begin(struct quire_vcpu *vcpu, struct shadow_sync *sync)
 	struct flush_debt debt;
 
 	change_lock(vm, &debt);
-	sync->count = 0;
+	CHECK(!sync->count);
 	if (shadow_root_is_valid(vcpu)) {
 		struct shadow_change change = shadow_change_of(vcpu, &debt);
 
