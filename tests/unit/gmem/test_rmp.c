@@ -481,6 +481,26 @@ static void test_block_in_parts(void **state)
 	private_end();
 }
 
+/* All frames of a block are valid, and one of them at a gfn of its own: the block is not whole. */
+static void test_block_but_one(void **state)
+{
+	const pfn_t pfn = {UINT64_C(1) << 25};
+	const struct gmem_arch *arch;
+
+	(void)state;
+	private_begin();
+	arch = machine.vm->gmem_arch;
+	for (u64 i = 0; i < 512; i++)
+		assert_int_equal(arch->ops->make_private(arch->ctx, (gfn_t){i == 7 ? 9 : 512 + i},
+							 (pfn_t){pfn.v + i}, 0),
+				 0);
+	assert_false(arch->ops->is_private(arch->ctx, (gfn_t){512}, pfn, 9));
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){518}, (pfn_t){pfn.v + 6}, 0));
+	assert_true(arch->ops->is_private(arch->ctx, (gfn_t){9}, (pfn_t){pfn.v + 7}, 0));
+	arch->ops->reclaim(arch->ctx, pfn, 512);
+	private_end();
+}
+
 /* A block around a frame that it does not follow: refused without a list, or listed as a whole. */
 static void test_block_around_a_frame(void **state)
 {
@@ -592,6 +612,7 @@ int main(void)
 	    cmocka_unit_test(test_lost_frame),
 	    cmocka_unit_test(test_out_of_range),
 	    cmocka_unit_test(test_block_in_parts),
+	    cmocka_unit_test(test_block_but_one),
 	    cmocka_unit_test(test_block_around_a_frame),
 	    cmocka_unit_test(test_hosts),
 	    cmocka_unit_test(test_list_without_memory),

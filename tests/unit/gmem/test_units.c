@@ -29,6 +29,7 @@ static struct {
 	u32 gets;
 	struct heard zeroed[8], prepared[1024];
 	u32 zeros, prepares;
+	u32 lock;  /* of the page's, that was held at the last zeroing */
 	int error; /* of the next step at page @error_at */
 	u64 error_at;
 	s64 filled;
@@ -53,6 +54,16 @@ static int error_of(u64 first, u64 npages)
 	return host.error_at - first < npages ? host.error : 0;
 }
 
+static u32 lock_held(void)
+{
+	u32 held = UINT32_MAX;
+
+	for (u32 i = 0; i < GMEM_PAGE_LOCKS; i++)
+		if (lock_is_held(&pages.locks[i].mutex, LOCK_EXCLUSIVE))
+			held = i;
+	return held;
+}
+
 static int zero(void *ctx, void *store, uint64_t index, uint64_t npages)
 {
 	(void)ctx;
@@ -60,6 +71,7 @@ static int zero(void *ctx, void *store, uint64_t index, uint64_t npages)
 	if (host.zeros < 8)
 		host.zeroed[host.zeros] = (struct heard){index, npages};
 	host.zeros++;
+	host.lock = lock_held();
 	return error_of(index, npages);
 }
 
@@ -139,6 +151,9 @@ static void test_gigantic(void **state)
 	}
 	assert_int_equal(page_at(GIB - 1).state, 0);
 	assert_int_equal(page_at(2 * GIB).state, 0);
+	/* Nor is there room for a page beside the gigabyte. */
+	assert_null(gmem_block_find(&pages, GIB / BLOCK - 1));
+	assert_null(gmem_block_find(&pages, 2 * GIB / BLOCK));
 	/* All is there; one block was zeroed. */
 	assert_true(gmem_unit_has(&pages, GIB, GMEM_GIGANTIC_ORDER, GMEM_PAGE_EXISTS));
 	assert_false(gmem_unit_has(&pages, GIB, GMEM_GIGANTIC_ORDER, USABLE));
@@ -244,6 +259,7 @@ static int is_private(void *ctx, u64 index, pfn_t pfn, unsigned int order)
 {
 	assert_ptr_equal(ctx, &host);
 	assert_int_equal(pfn.v, FRAMES + host.shift + index);
+	assert_true(order == 0 || (order == QUIRE_TABLE_BITS && index % BLOCK == 0));
 	return !host.error_at || host.error_at - index >= UINT64_C(1) << order;
 }
 
@@ -310,6 +326,22 @@ static void test_prepared(void **state)
 	assert_true(page_at(BLOCK + 5).state & GMEM_PAGE_PREPARED);
 	assert_false(page_at(BLOCK + 6).state & GMEM_PAGE_PREPARED);
 	end();
+}
+
+/* The pages of a block have one lock where the host may make all of them at once, else their own.
+ */
+static void test_locks(void **state)
+{
+	(void)state;
+	for (unsigned int order = 0; order <= QUIRE_TABLE_BITS; order += QUIRE_TABLE_BITS) {
+		begin(3 * BLOCK, order);
+		host.order = 0;
+		for (u64 at = BLOCK; at < 3 * BLOCK; at += 7) {
+			use(at);
+			assert_int_equal(host.lock, (order ? at / BLOCK : at) % GMEM_PAGE_LOCKS);
+		}
+		end();
+	}
 }
 
 /* What the hardware refuses is not done, what came before it is; the next try goes on there. */
@@ -650,6 +682,7 @@ int main(void)
 	    cmocka_unit_test(test_joined),
 	    cmocka_unit_test(test_gigantic_without_memory),
 	    cmocka_unit_test(test_prepared),
+	    cmocka_unit_test(test_locks),
 	    cmocka_unit_test(test_refused),
 	    cmocka_unit_test(test_zeroed),
 	    cmocka_unit_test(test_huge_page_in_part),

@@ -553,6 +553,44 @@ static void test_zap_of_a_range(void **state)
 	}
 }
 
+/* Each of L1's tables in the range goes, one in a hold of the lock; those beside it stay. */
+static void test_zap_of_tables(void **state)
+{
+	struct shadow_zap zap = {
+	    .as_mask = 1,
+	    .range = shadow_range_of(0, (gfn_t){SOME_GFN + 1}, (gfn_t){SOME_GFN + 4}),
+	    .tracked = {SOME_GFN + 1}};
+	struct shadow_path path = {.count = 0};
+	uint32_t rounds = 0;
+	struct shadow_page *pages[5];
+
+	(void)state;
+	begin();
+	for (u32 i = 0; i < 5; i++) {
+		const struct shadow_key key = {.gfn = {SOME_GFN + i},
+					       .role = OF_L2 | QUIRE_LEVEL_4K | RIGHTS};
+
+		path.count = 0;
+		assert_int_equal(shadow_page_follow(&change, &key, &path, QUIRE_LEVEL_4K), 1);
+		pages[i] = path.pages[QUIRE_LEVEL_4K];
+		assert_int_equal(gfn_is_tracked(world.vm, 0, key.gfn), 1);
+	}
+	while (shadow_zap_range(world.vm, &zap, &debt))
+		rounds++;
+	assert_int_equal(rounds, 2);
+	for (u32 i = 0; i < 5; i++) {
+		const struct shadow_key key = {.gfn = {SOME_GFN + i},
+					       .role = OF_L2 | QUIRE_LEVEL_4K | RIGHTS};
+		bool stays = i == 0 || i == 4;
+
+		assert_ptr_equal(shadow_page_find(change.shadow, &key), stays ? pages[i] : NULL);
+		assert_int_equal(gfn_is_tracked(world.vm, 0, key.gfn), stays);
+		if (stays)
+			shadow_page_zap(&change, pages[i]);
+	}
+	end();
+}
+
 /* No page of before is used again, and each hold of the lock takes one, as they are not small. */
 static void test_obsolete_pages(void **state)
 {
@@ -627,6 +665,7 @@ int main(void)
 	    EDGE_TEST(test_flood),
 	    EDGE_TEST(test_write_to_two_pages),
 	    EDGE_TEST(test_zap_of_a_range),
+	    EDGE_TEST(test_zap_of_tables),
 	    EDGE_TEST(test_obsolete_pages),
 	    EDGE_TEST(test_without_shadow_mmu),
 	};

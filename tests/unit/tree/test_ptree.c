@@ -407,6 +407,55 @@ static void test_neighbours_share(void **state)
 	assert_int_equal(fake.live_allocs, 0);
 }
 
+/* An item in the middle of a full leaf makes two leaves of the same size. */
+static void test_full_leaf_is_halved(void **state)
+{
+	const u32 where[] = {1, FANOUT - 1, FANOUT + 1, 2 * FANOUT - 3};
+
+	(void)state;
+	for (u32 i = 0; i < ARRAY_LEN(where); i++) {
+		struct ptree_item item = {where[i], where[i] + 1, &item};
+		struct ptree tree = {0};
+		struct ptree_edit edit;
+		u32 below = item.key < FANOUT;
+
+		fake_reset();
+		ptree_edit_init(&edit, &fake_ops, NULL);
+		for (u64 key = 0; key < UINT64_C(2) * FANOUT; key += 2)
+			assert_int_equal(
+			    ptree_insert(&tree, &(struct ptree_item){key, key + 1, &tree}, &edit),
+			    0);
+		assert_int_equal(tree.root->level, 0);
+		assert_int_equal(ptree_insert(&tree, &item, &edit), 0);
+		ptree_edit_seal(&edit);
+		assert_int_equal(tree.root->count, 2);
+		for (u32 side = 0; side < 2; side++)
+			assert_int_equal(((struct ptree_node *)tree.root->values[side])->count,
+					 FANOUT / 2 + (below != side));
+		ptree_destroy(&tree, &fake_ops, NULL);
+		assert_int_equal(fake.live_allocs, 0);
+	}
+}
+
+/* The first leaf gets small beside a full one: it takes from it, and neither loses an item. */
+static void test_first_leaf_takes(void **state)
+{
+	const u64 removed = FANOUT - FILL_MIN + 1, left = 2 * FANOUT - removed;
+	struct ptree tree = rising_tree(UINT64_C(2) * FANOUT);
+
+	(void)state;
+	assert_true(left > FANOUT);
+	for (u64 key = 0; key < removed; key++)
+		remove_one(&tree, key);
+	for (u32 i = 0; i < 2; i++)
+		assert_in_range(((struct ptree_node *)tree.root->values[i])->count, left / 2,
+				(left + 1) / 2);
+	for (u64 key = 0; key < UINT64_C(2) * FANOUT; key++)
+		assert_ptr_equal(ptree_find(&tree, key), key < removed ? NULL : value_of(key));
+	ptree_destroy(&tree, &fake_ops, NULL);
+	assert_int_equal(fake.live_allocs, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -418,6 +467,8 @@ int main(void)
 	    cmocka_unit_test(test_only_child),
 	    cmocka_unit_test(test_no_memory_for_a_full_tree),
 	    cmocka_unit_test(test_neighbours_share),
+	    cmocka_unit_test(test_full_leaf_is_halved),
+	    cmocka_unit_test(test_first_leaf_takes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* Attributes against one byte a page; failing allocations; the cost of huge ranges. */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -206,20 +207,29 @@ static void test_ends(void **state)
 	fake_vm_end_locked(vm);
 }
 
+#define LOOKS_A_ROUND 200u
+
 struct race {
 	struct quire_vm *vm;
 	u32 stop;
 	u64 wrong;
+	u64 rounds; /* of changes: so many looks of a reader go with one, however slow it is */
 };
 
 /* What lies outside every change is the same in every version. */
 static void *reader(void *arg)
 {
 	struct race *race = arg;
+	u64 looks = 0;
 
 	while (!__atomic_load_n(&race->stop, __ATOMIC_RELAXED)) {
 		u64 value;
 
+		if (looks / LOOKS_A_ROUND > __atomic_load_n(&race->rounds, __ATOMIC_RELAXED)) {
+			sched_yield();
+			continue;
+		}
+		looks++;
 		reclaim_enter();
 		/* 300..700 is always private, 0..99 never. */
 		if (attributes_get(race->vm, (gfn_t){50}) ||
@@ -246,6 +256,7 @@ static void test_readers(void **state)
 
 		set(race.vm, start, length, rand() & 1 ? PRIVATE : 0);
 		set(race.vm, 400 + start, 1, PRIVATE);
+		__atomic_store_n(&race.rounds, round, __ATOMIC_RELAXED);
 	}
 	__atomic_store_n(&race.stop, 1, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < 2; i++)

@@ -548,11 +548,14 @@ static void test_all_slots(void **state)
 	fake_vm_end_locked(vm);
 }
 
+#define LOOKUPS_A_ROUND 200u
+
 struct race {
 	struct quire_vm *vm;
 	u32 stop;
 	u64 wrong;
 	u64 lookups;
+	u64 rounds; /* of changes: so many lookups of a reader go with one, however slow it is */
 };
 
 /* U-046: old, INVALID or new, and never memory that was freed. */
@@ -566,6 +569,10 @@ static void *reader(void *arg)
 		const struct memslot *slot;
 		u64 generation;
 
+		if (lookups / LOOKUPS_A_ROUND > __atomic_load_n(&race->rounds, __ATOMIC_RELAXED)) {
+			sched_yield();
+			continue;
+		}
 		reclaim_enter();
 		generation = memslots_generation(race->vm, 0) & ~MEMSLOTS_UPDATING;
 		wrong += generation < last;
@@ -606,6 +613,7 @@ static void test_readers(void **state)
 				 round % 3 ? 0 : -ECANCELED);
 		coming.size_bytes = round & 1 ? 0 : PAGES(4);
 		assert_int_equal(update_slot(race.vm, &coming, FINISH), 0);
+		__atomic_store_n(&race.rounds, round, __ATOMIC_RELAXED);
 	}
 	__atomic_store_n(&race.stop, 1, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < 2; i++)
