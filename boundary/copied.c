@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/aio_abi.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -198,5 +200,48 @@ void copied_tell(const struct boundary_call *call)
 	client_call_begin();
 	process_with_room(run_tell, &copy);
 	client_call_end();
+	errno = saved_errno;
+}
+
+/* ---- Userfaultfds ---- */
+
+#ifndef _UFFDIO_MOVE
+#define _UFFDIO_MOVE 0x05
+#endif
+
+bool copied_knows_userfault(unsigned long command)
+{
+	unsigned int number = _IOC_NR(command);
+
+	return _IOC_TYPE(command) == UFFDIO &&
+	       (number == _UFFDIO_COPY || number == _UFFDIO_ZEROPAGE || number == _UFFDIO_MOVE);
+}
+
+struct userfault {
+	unsigned long command, argument;
+};
+
+/* A copy and a move have {destination, source, length}, zeros have {destination, length}. */
+static void run_tell_userfault(void *opaque)
+{
+	const struct userfault *call = opaque;
+	const struct transfer reads = {SHAPE_BYTES, false}, writes = {SHAPE_BYTES, true};
+	bool is_zeros = _IOC_NR(call->command) == _UFFDIO_ZEROPAGE;
+	uint64_t words[3] = {0, 0, 0};
+
+	if (user_peek(words, call->argument, is_zeros ? 16 : 24))
+		return;
+	if (!is_zeros)
+		tell_bytes(&reads, words[1], words[2]);
+	tell_bytes(&writes, words[0], words[is_zeros ? 1 : 2]);
+}
+
+void copied_tell_userfault(unsigned long command, unsigned long argument)
+{
+	struct userfault call = {command, argument};
+	int saved_errno = errno;
+
+	if (copied_knows_userfault(command))
+		process_with_room(run_tell_userfault, &call);
 	errno = saved_errno;
 }

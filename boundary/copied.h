@@ -13,6 +13,11 @@ bool copied_knows(long nr);
 /* Tell the detectors of what @call, which is about to be made, reads or writes. */
 void copied_tell(const struct boundary_call *call);
 
+/* Does this ioctl of a userfaultfd's fill memory? */
+bool copied_knows_userfault(unsigned long command);
+/* The same of such an ioctl; nothing of others. Inside a client call. Keeps errno. */
+void copied_tell_userfault(unsigned long command, unsigned long argument);
+
 /* Does a detector ask? One load. */
 static inline bool copied_is_wanted(void)
 {

@@ -14,6 +14,7 @@
 #include <sys/shm.h>
 #include <unistd.h>
 
+#include "boundary/copied.h"
 #include "frontend/file/file.h"
 #include "frontend/file/user_copy.h"
 #include "frontend/object/mm_events.h"
@@ -636,6 +637,8 @@ bool memory_is_userfault_change(unsigned long command)
 	/* A VM that comes later wants to know what is watched. */
 	if (number == _UFFDIO_REGISTER || number == _UFFDIO_UNREGISTER)
 		return true;
+	if (copied_is_wanted() && copied_knows_userfault(command))
+		return true;
 	return file_any() && (number == _UFFDIO_WRITEPROTECT || number == UFFDIO_MOVE_NUMBER);
 }
 
@@ -696,6 +699,8 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 		errno = EINVAL;
 		return -1;
 	}
+	if (copied_is_wanted())
+		copied_tell_userfault(command, argument);
 	second_change = change_begin(second);
 	first_change = change_begin(first);
 	result = forward(fd, command, argument);

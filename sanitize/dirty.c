@@ -1,4 +1,5 @@
-/* The detector "dirty": pages of a logged slot that the client wrote, and left out of its copy. */
+/* The detector "dirty": pages of a logged slot that no guest wrote, and that the copy leaves out.
+ */
 #include "sanitize/dirty.h"
 
 #include <inttypes.h>
@@ -24,7 +25,7 @@ enum page_state {
 	PAGE_NAMED = 1u << 1,	    /* by KVM, and not handed out since */
 	PAGE_NAMED_NOW = 1u << 2,   /* by the last harvest */
 	PAGE_AWAITED = 1u << 3,	    /* by one before it that counts */
-	PAGE_CHANGED_NOW = 1u << 4, /* by the client, as the last harvest found */
+	PAGE_CHANGED_NOW = 1u << 4, /* by no guest, as the last harvest found */
 	PAGE_CHANGED = 1u << 5,	    /* as one before it did that counts */
 };
 
@@ -518,15 +519,19 @@ static void report(struct log *log, uint32_t writer, const struct missing *missi
 			 missing->count, ending, them, them);
 	else
 		snprintf(what, sizeof(what),
-			 "the program wrote %" PRIu64 " page%s of a logged slot and did not copy "
-			 "%s, though it copied all that KVM's log named; what KVM's log does not "
-			 "name, the program must note itself",
-			 missing->count, ending, them);
+			 "%" PRIu64 " page%s of a logged slot %s, and the program did not copy %s, "
+			 "though it copied all that KVM's log named; what KVM's log does not name, "
+			 "the program must note itself",
+			 missing->count, ending,
+			 writer ? "changed after the program had a system call write there"
+				: "changed by what KVM does not log",
+			 them);
 	snprintf(mapped, sizeof(mapped),
 		 "the slot's %" PRIu64 " pages; %s; used is the harvest after", log->at.npages,
 		 log->is_clear[writer] ? "changed by the clear at the latest"
-		 : writer	       ? "a system call wrote there"
-			  : "the program's own instructions wrote there, where is not known");
+		 : writer	       ? "changed is that call"
+			  : "what wrote there was not seen: instructions of the program's, another "
+			    "mapping or its file, io_uring, another process or another VM's guest");
 	sanitize_report(&finding);
 }
 

@@ -1,4 +1,5 @@
-/* The detector "dirty": pages of a logged slot that the client wrote, and left out of its copy. */
+/* The detector "dirty": pages of a logged slot that no guest wrote, and that the copy leaves out.
+ */
 #ifndef QUIRE_SANITIZE_DIRTY_H
 #define QUIRE_SANITIZE_DIRTY_H
 
@@ -9,13 +10,15 @@
 
 /*
  * A log of KVM's names the pages that guests wrote. What the client's threads and its system calls
- * write it must note by itself, and it copies these pages, too. Its notes cannot be seen; what it
+ * write it must note by itself, and it copies these pages, too; likewise what another mapping, the
+ * memory's file, another process or another VM's guest wrote. Its notes cannot be seen; what it
  * copies can: by the system calls to which it hands guest memory. So, a page at a time:
  *
  * 1. The reference is what the page was like when the log began, or when it was last handed to a
  *    system call that reads it.
  * 2. At a harvest a page that is not as its reference says, and that neither this harvest nor the
- *    log names, was written by the client: it is a candidate, until it is handed out.
+ *    log names, was written by what KVM does not log: it is a candidate, until it is handed out.
+ *    Which system call was to write there is known, if the call named the slot's own addresses.
  * 3. A harvest counts only if something of the slot is handed out after it, before the next one:
  *    a display reads its log, and copies nothing.
  * 4. The log ends: it is turned off, or the slot, the VM or the process ends. If all that KVM named

@@ -39,8 +39,8 @@ static void print_mapped(char words[SANITIZE_WORDS_BYTES], const struct cpu_stal
 }
 
 /*
- * Of the guest's own stores the place is known. Where there was none, the client wrote the entry,
- * by its instructions or by a system call.
+ * Of the guest's own stores the place is known. Where there was none, the client or another process
+ * wrote the entry, or another VM's guest did: nothing tells which.
  */
 static void print_what(char words[SANITIZE_WORDS_BYTES], const struct cpu_stale *stale)
 {
@@ -59,7 +59,7 @@ static void print_what(char words[SANITIZE_WORDS_BYTES], const struct cpu_stale 
 			 stale->changer_rip);
 	else
 		snprintf(words + length, SANITIZE_WORDS_BYTES - (size_t)length,
-			 "no vCPU changed them, so the client did");
+			 "no vCPU of this VM was seen to change them");
 }
 
 void exit_report_stale(const struct cpu_stale *stale)

@@ -208,7 +208,7 @@ class Packages(unittest.TestCase):
         self.assertEqual(status, 0, text)
         self.assertEqual(text.count("== quire: sanitize: slot: KVM_RUN with memory of a slot that was unmapped\n"), 2)
         self.assertIn("== quire: sanitize: private: a read of memory that the guest holds private\n", text)
-        self.assertEqual(text.count("== quire: sanitize: dirty: the program wrote 1 page of a logged slot"), 2)
+        self.assertEqual(text.count("== quire: sanitize: dirty: 1 page of a logged slot changed "), 2)
         self.assertIn("== quire: sanitize: tlb: the guest at RIP ", text)
         self.assertIn("\nslot KVM_RUN with memory of a slot that was unmapped\n", text)
         self.assertIn("quire: sanitize: 0 found, 1 suppressed\n", text)

@@ -4,11 +4,15 @@
  * without a sanitizer.
  */
 #include <alloca.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -204,6 +208,64 @@ static void by_sockets(void)
 	CHECK_EQ(read_word((is_mended ? 0 : HALF) + 4 * PAGE + 8), MARK);
 }
 
+/* A page is restored where the guest holds memory private. */
+__attribute__((noinline)) static void bring_page(int fd, uint8_t *page)
+{
+	struct uffdio_copy copy = {
+	    .dst = (uintptr_t)page, .src = (uintptr_t)memory_alloc(PAGE), .len = PAGE};
+
+	CHECK_ZERO(ioctl(fd, UFFDIO_COPY, &copy));
+}
+
+static void by_userfaultfd(void)
+{
+	int fd;
+
+	begin();
+	fd = userfault_open(memory, PAGES * PAGE, UFFDIO_REGISTER_MODE_MISSING);
+	CHECK_ZERO(madvise(memory, PAGES * PAGE, MADV_DONTNEED));
+	make_private();
+	bring_page(fd, memory);
+	bring_page(fd, memory + (is_mended ? PAGE : HALF));
+}
+
+/*
+ * Another process's call is refused where the memory has no rights, but for a debugger's way, and
+ * none is reported.
+ */
+static void by_another_process(void)
+{
+	const size_t offset_bytes = is_mended ? 0 : HALF;
+	struct iovec there;
+	uint64_t value = 0;
+	struct iovec here = {&value, sizeof(value)};
+	pid_t parent = getpid(), child;
+	char path[32];
+	int status, mem;
+
+	begin();
+	there = (struct iovec){memory + offset_bytes, sizeof(value)};
+	make_private();
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
+	child = (pid_t)CHECK_OK(fork());
+	if (!child) {
+		ssize_t done = process_vm_readv(parent, &here, 1, &there, 1, 0);
+
+		if (done < 0 && errno != EFAULT)
+			check_skip("no process_vm_readv");
+		CHECK_EQ(done, is_mended ? 8 : -1);
+		snprintf(path, sizeof(path), "/proc/%d/mem", parent);
+		mem = open(path, O_RDONLY | O_CLOEXEC);
+		CHECK_EQ(pread(mem, &value, sizeof(value), (off_t)(uintptr_t)there.iov_base), 8);
+		CHECK_EQ(value, MARK);
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		check_skip("no process_vm_readv");
+	CHECK_EQ(status, 0);
+}
+
 /* A handler of the client's own hears nothing of it, and of its own faults all. */
 static volatile sig_atomic_t faults;
 
@@ -355,10 +417,11 @@ static void without_frame(void)
 }
 
 static const struct check_test scenarios[] = {
-    TEST(reads),	  TEST(writes),	       TEST(slot_later), TEST(by_the_kernel),
-    TEST(with_a_handler), TEST(given_back),    TEST(ended),	 TEST(jumps),
-    TEST(cramped),	  TEST(without_frame), TEST(by_sockets), TEST(many_mappings),
-    TEST(races),
+    TEST(reads),	 TEST(writes),	       TEST(slot_later),
+    TEST(by_the_kernel), TEST(with_a_handler), TEST(given_back),
+    TEST(ended),	 TEST(jumps),	       TEST(cramped),
+    TEST(without_frame), TEST(by_sockets),     TEST(many_mappings),
+    TEST(races),	 TEST(by_userfaultfd), TEST(by_another_process),
 };
 
 int main(int argc, char **argv)

@@ -2,11 +2,11 @@
  * A small VMM that copies its guest's memory into a file, as a snapshot or a migration does: all of
  * it, then what changed, in rounds. Its guest writes pages, and so do its own device threads, by a
  * system call and by instructions. The first argument says what it does about these, the second how
- * it logs, the third which system call that is. With a fourth one it turns the log off in the end.
+ * it logs, the third which system call that is, or what else writes in its stead (ways.h). With a
+ * fourth one it turns the log off in the end.
  */
 #include <err.h>
 #include <fcntl.h>
-#include <linux/aio_abi.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -14,13 +14,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define PAGE 4096ul
+#include "ways.h"
+
 #define PAGES 128ul
 #define WORDS (PAGES / 64)
 #define CODE_PAGE 1ul
@@ -33,7 +32,7 @@
 #define ROUNDS 3
 
 static struct machine {
-	int kvm, vm, vcpu, file, pipe[2];
+	int kvm, vm, vcpu, file;
 	uint8_t *memory;
 	struct kvm_run *run;
 	struct kvm_dirty_gfn *ring; /* NULL: a bitmap */
@@ -46,8 +45,7 @@ static struct machine {
 	int is_display;	       /* the log is read, and nothing is copied */
 	int has_alias;	       /* a second slot shows the memory; the guest does not use it */
 	int by_instructions;   /* the copy goes through a buffer */
-	int has_parts;	       /* a disk's request */
-	ssize_t (*fill)(const struct iovec *to); /* how the device's read writes */
+	const struct way *way; /* how the device writes */
 	int is_late;   /* pages leave the log when they were copied, and the guest went on */
 	int is_manual; /* pages leave the log by KVM_CLEAR_DIRTY_LOG */
 } machine = {.file = -1};
@@ -71,107 +69,27 @@ static const uint8_t guest_code[] = {
     0xf4,			   /* hlt */
 };
 
+/* Until it halts. */
+static void run_vcpu(int vcpu, struct kvm_run *run, struct kvm_regs *regs)
+{
+	make(vcpu, KVM_SET_REGS, (unsigned long)regs);
+	do
+		make(vcpu, KVM_RUN, 0);
+	while (run->exit_reason == KVM_EXIT_INTR);
+	if (run->exit_reason != KVM_EXIT_HLT)
+		errx(1, "exit %u", run->exit_reason);
+}
+
 static void run_guest(unsigned long first_page)
 {
 	struct kvm_regs regs = {.rip = CODE_PAGE * PAGE, .rflags = 2, .rbx = first_page * 0x100};
 
-	make(machine.vcpu, KVM_SET_REGS, (unsigned long)&regs);
-	do
-		make(machine.vcpu, KVM_RUN, 0);
-	while (machine.run->exit_reason == KVM_EXIT_INTR);
-	if (machine.run->exit_reason != KVM_EXIT_HLT)
-		errx(1, "exit %u", machine.run->exit_reason);
+	run_vcpu(machine.vcpu, machine.run, &regs);
 }
 
 static void note(uint64_t page)
 {
 	machine.dirty[page / 64] |= 1ull << page % 64;
-}
-
-/* ---- Ways in which the kernel writes to memory for a device: what the pipe has, or other bytes.
- */
-
-static ssize_t by_read(const struct iovec *to)
-{
-	return read(machine.pipe[0], to->iov_base, to->iov_len);
-}
-
-static ssize_t by_readv(const struct iovec *to)
-{
-	return readv(machine.pipe[0], to, 1);
-}
-
-static ssize_t by_vmsplice(const struct iovec *to)
-{
-	return vmsplice(machine.pipe[0], to, 1, 0);
-}
-
-/* The call's buffers are at its other side. */
-static ssize_t by_process(const struct iovec *to)
-{
-	char bytes[64];
-	struct iovec from = {bytes, sizeof(bytes)};
-
-	if (read(machine.pipe[0], bytes, sizeof(bytes)) != sizeof(bytes))
-		return -1;
-	return process_vm_writev(getpid(), &from, 1, to, 1, 0);
-}
-
-static ssize_t by_getrandom(const struct iovec *to)
-{
-	char bytes[64];
-
-	if (read(machine.pipe[0], bytes, sizeof(bytes)) != sizeof(bytes))
-		return -1;
-	return getrandom(to->iov_base, to->iov_len, 0);
-}
-
-/* A disk's file, and a control block. */
-static ssize_t by_io_submit(const struct iovec *to)
-{
-	static aio_context_t context;
-	char path[] = "/tmp/quire-disk-XXXXXX", bytes[64];
-	struct iocb block = {
-	    .aio_lio_opcode = machine.has_parts ? IOCB_CMD_PREADV : IOCB_CMD_PREAD,
-	    .aio_buf = machine.has_parts ? (uintptr_t)to : (uintptr_t)to->iov_base,
-	    .aio_nbytes = machine.has_parts ? 1 : to->iov_len,
-	};
-	struct iocb *blocks = &block;
-	struct io_event event;
-	int file = mkstemp(path);
-
-	unlink(path);
-	if ((!context && syscall(SYS_io_setup, 8, &context)) ||
-	    read(machine.pipe[0], bytes, sizeof(bytes)) != sizeof(bytes) ||
-	    pwrite(file, bytes, sizeof(bytes), 0) != sizeof(bytes))
-		return -1;
-	block.aio_fildes = (uint32_t)file;
-	if (syscall(SYS_io_submit, context, 1, &blocks) != 1 ||
-	    syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
-		return -1;
-	close(file);
-	return (ssize_t)event.res;
-}
-
-static const struct way {
-	const char *name;
-	ssize_t (*fill)(const struct iovec *to);
-} ways[] = {
-    {"read", by_read},
-    {"readv", by_readv},
-    {"vmsplice", by_vmsplice},
-    {"process_vm_writev", by_process},
-    {"getrandom", by_getrandom},
-    {"io_submit", by_io_submit},
-    {"io_submit parts", by_io_submit},
-};
-
-static const struct way *find_way(const char *name)
-{
-	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
-		if (!strcmp(ways[i].name, name))
-			return &ways[i];
-	errx(1, "no way %s", name);
 }
 
 /* A block device: the kernel writes to the guest's memory. */
@@ -181,8 +99,8 @@ __attribute__((noinline)) static void device_reads(void)
 	const struct iovec to = {machine.memory + READ_PAGE * PAGE, sizeof(bytes)};
 
 	bytes[0]++;
-	if (write(machine.pipe[1], bytes, sizeof(bytes)) != sizeof(bytes) ||
-	    machine.fill(&to) != sizeof(bytes))
+	if (write(device.pipe[1], bytes, sizeof(bytes)) != sizeof(bytes) ||
+	    machine.way->fill(&to) != sizeof(bytes))
 		err(1, "the device");
 	if (machine.is_told)
 		note(READ_PAGE);
@@ -194,9 +112,9 @@ static void refused_calls(void)
 	const volatile size_t size_bytes = SIZE_MAX - PAGE + 1;
 	struct iovec part = {machine.memory + 3 * PAGE, size_bytes};
 
-	if (read(machine.pipe[0], part.iov_base, size_bytes) != -1 ||
-	    write(machine.pipe[1], part.iov_base, size_bytes) != -1 ||
-	    readv(machine.pipe[0], &part, 1) != -1)
+	if (read(device.pipe[0], part.iov_base, size_bytes) != -1 ||
+	    write(device.pipe[1], part.iov_base, size_bytes) != -1 ||
+	    readv(device.pipe[0], &part, 1) != -1)
 		errx(1, "a call without an end");
 }
 
@@ -351,38 +269,62 @@ static void open_log(const char *log)
 		errx(1, "no log %s", log);
 }
 
+/* The VM's vCPU, in the state of 16-bit code at 0. */
+static int open_vcpu(int vm, struct kvm_run **run)
+{
+	int vcpu = make(vm, KVM_CREATE_VCPU, 0);
+	int bytes = make(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	struct kvm_sregs sregs;
+
+	*run = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	if (*run == MAP_FAILED)
+		err(1, "the vCPU's page");
+	make(vcpu, KVM_GET_SREGS, (unsigned long)&sregs);
+	sregs.cs.base = sregs.cs.selector = 0;
+	make(vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
+	return vcpu;
+}
+
+/* Its slot logs nothing. */
+ssize_t by_other_vm(const struct iovec *to)
+{
+	static int vm, vcpu;
+	static struct kvm_run *run;
+	const unsigned long offset = (unsigned long)((uint8_t *)to->iov_base - machine.memory);
+	const struct kvm_userspace_memory_region region = {
+	    .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)machine.memory};
+	/* Behind the mov to CX: one page. */
+	struct kvm_regs regs = {
+	    .rip = CODE_PAGE * PAGE + 3, .rflags = 2, .rbx = offset / 16, .rcx = 1};
+
+	if (!vm) {
+		vm = make(machine.kvm, KVM_CREATE_VM, 0);
+		make(vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&region);
+		vcpu = open_vcpu(vm, &run);
+	}
+	run_vcpu(vcpu, run, &regs);
+	return (ssize_t)to->iov_len;
+}
+
 static void open_machine(const char *log)
 {
 	int has_ring = !strcmp(log, "ring");
-	struct kvm_sregs sregs;
-	int bytes;
 
 	machine.kvm = open("/dev/kvm", O_RDWR);
 	if (machine.kvm < 0)
 		err(1, "/dev/kvm");
 	machine.vm = make(machine.kvm, KVM_CREATE_VM, 0);
 	open_log(log);
-	machine.memory =
-	    mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (machine.memory == MAP_FAILED)
-		err(1, "memory");
+	machine.memory = device_memory(machine.way, PAGES * PAGE);
 	memcpy(machine.memory + CODE_PAGE * PAGE, guest_code, sizeof(guest_code));
 	set_log(0);
-	machine.vcpu = make(machine.vm, KVM_CREATE_VCPU, 0);
-	bytes = make(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	machine.run =
-	    mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, machine.vcpu, 0);
-	if (machine.run == MAP_FAILED)
-		err(1, "the vCPU's page");
+	machine.vcpu = open_vcpu(machine.vm, &machine.run);
 	if (has_ring) {
 		machine.ring = mmap(NULL, RING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
 				    machine.vcpu, (off_t)(RING_PAGE * PAGE));
 		if (machine.ring == MAP_FAILED)
 			err(1, "the ring");
 	}
-	make(machine.vcpu, KVM_GET_SREGS, (unsigned long)&sregs);
-	sregs.cs.base = sregs.cs.selector = 0;
-	make(machine.vcpu, KVM_SET_SREGS, (unsigned long)&sregs);
 }
 
 static void *drain(void *socket)
@@ -410,8 +352,7 @@ int main(int argc, char **argv)
 	machine.is_aborted = !strcmp(how, "aborted") || !strcmp(how, "alias-aborted");
 	machine.is_display = !strcmp(how, "display");
 	machine.by_instructions = !strcmp(how, "instructions");
-	machine.fill = find_way(way)->fill;
-	machine.has_parts = strstr(way, "parts") != NULL;
+	machine.way = find_way(way);
 	open_machine(log);
 	if (machine.is_sent) {
 		if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) ||
@@ -422,7 +363,7 @@ int main(int argc, char **argv)
 		machine.file = mkstemp(path);
 		unlink(path);
 	}
-	if (machine.file < 0 || pipe(machine.pipe))
+	if (machine.file < 0 || pipe(device.pipe))
 		err(1, "a file or a pipe");
 	transfer();
 	if (argc > 4) /* else it goes with the process */

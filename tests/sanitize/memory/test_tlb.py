@@ -40,7 +40,7 @@ FAULTY_NESTED_TABLES = {
 }
 QUIET_NESTED_TABLES = ["npt-flushed", "npt-asid", "npt-invlpga", "npt-gone-flushed", "npt-protected-flushed",
                        "npt-table-flushed", "npt-clean", "npt-same"]
-CHANGERS = {"client": "so the client did", "other-late": "vCPU 1 changed them at RIP 0x11000",
+CHANGERS = {"client": "no vCPU of this VM was seen to change them", "other-late": "vCPU 1 changed them at RIP 0x11000",
             "hypervisor": "vCPU 0 changed them at RIP 0x1200"}
 # The flush of another vCPU may be on its way so long.
 SHOOTDOWN_MS = 1000
