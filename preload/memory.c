@@ -335,15 +335,17 @@ static bool shrink_back(struct range from, struct range to, size_t kept_bytes)
 /* What mremap() takes away at its old place: a tail that is cut off there, or all of it. */
 static struct range left_by_mremap(const void *old, size_t old_bytes, size_t new_bytes, int flags)
 {
-	if (!(flags & MREMAP_FIXED) && new_bytes <= old_bytes)
+	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && new_bytes <= old_bytes)
 		return range_of((const char *)old + new_bytes, old_bytes - new_bytes);
 	return range_of(old, old_bytes);
 }
 
 static enum sanitize_loss_how how_left(const void *old, const void *result, int flags)
 {
-	if (result == MAP_FAILED || (flags & MREMAP_DONTUNMAP))
+	if (result == MAP_FAILED)
 		return SANITIZE_KEPT;
+	if (flags & MREMAP_DONTUNMAP)
+		return SANITIZE_EMPTIED;
 	return result == old ? SANITIZE_UNMAPPED : SANITIZE_MOVED;
 }
 
@@ -685,6 +687,7 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	bool moves = number == UFFDIO_MOVE_NUMBER;
 	struct change first_change, second_change;
 	struct range first, second = {0, 0};
+	struct sanitize_loss *left;
 	size_t wanted = moves || number == _UFFDIO_REGISTER ? 24 : 16;
 	long result;
 
@@ -703,7 +706,10 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 		copied_tell_userfault(command, argument);
 	second_change = change_begin(second);
 	first_change = change_begin(first);
+	left = look(second);
 	result = forward(fd, command, argument);
+	/* Of a move that fails half-way the client makes the rest. */
+	sanitize_slot_settle(left, result ? SANITIZE_KEPT : SANITIZE_EMPTIED);
 	if (!result)
 		note_watched(number, words, first);
 	change_end(&second_change);

@@ -7,6 +7,7 @@
  * the slot goes.
  *
  * What libc unmaps inside itself shows when the guest touches it, without the stack of that call.
+ * So does memory whose file has become shorter.
  *
  * Two things are no losses. Before a VM has run its client may build its memory of several
  * mappings, one over the other. And a range without rights is a reservation: windows for devices'
@@ -18,8 +19,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "hosts/process/guard.h"
 #include "hosts/process/heap.h"
 #include "hosts/process/maps.h"
+#include "hosts/process/watched.h"
 
 #define PAGE_BYTES UINT64_C(4096)
 /* Of one VM, at one time; more of them say nothing that these do not. */
@@ -28,7 +31,8 @@
 /* What a call of the client's takes away. */
 struct sanitize_loss {
 	uint64_t start, end;
-	bool is_hit; /* a slot has some of it, and it could be used */
+	bool is_hit;	      /* a slot has some of it, and it could be used */
+	bool has_pages_alone; /* nothing brings them back: no file, no userfaultfd */
 	char mapped[SANITIZE_WORDS_BYTES];
 	struct sanitize_stack stack;
 };
@@ -166,6 +170,15 @@ static uint64_t first_hit_locked(uint64_t start, uint64_t end)
 	return first;
 }
 
+/* Does what is left hold nothing when the pages at @address go elsewhere? */
+static bool has_pages_alone(uint64_t address)
+{
+	struct process_mapping mapping;
+
+	return process_mapping_find(address, &mapping) && !mapping.shared &&
+	       !(watched_modes(address) & WATCHED_MISSING);
+}
+
 /* Could anything of the range be used? Mappings without rights and holes could not. */
 static bool has_rights(uint64_t start, uint64_t end)
 {
@@ -197,6 +210,7 @@ struct sanitize_loss *sanitize_slot_look(uint64_t start, uint64_t end)
 	if (!hit || !has_rights(hit, end))
 		return loss;
 	loss->is_hit = true;
+	loss->has_pages_alone = has_pages_alone(hit);
 	sanitize_describe(hit, loss->mapped);
 	sanitize_stack_take(&loss->stack);
 	return loss;
@@ -254,6 +268,8 @@ void sanitize_slot_settle(struct sanitize_loss *loss, enum sanitize_loss_how how
 {
 	if (!loss)
 		return;
+	if (how == SANITIZE_EMPTIED && !loss->has_pages_alone)
+		how = SANITIZE_KEPT;
 	machines_acquire();
 	for (struct machine *machine = machines_first_locked(); machine && how != SANITIZE_KEPT;
 	     machine = machine->next) {
@@ -278,6 +294,7 @@ static void report(const struct loss_note *note, const char *event)
 	    [SANITIZE_MOVED] = "was moved away",
 	    [SANITIZE_REPLACED] = "was replaced by another mapping",
 	    [SANITIZE_RESERVED] = "was replaced by a mapping without rights",
+	    [SANITIZE_EMPTIED] = "lost its pages to another address",
 	};
 	char what[SANITIZE_WORDS_BYTES], mapped[SANITIZE_WORDS_BYTES], now[SANITIZE_WORDS_BYTES];
 	const struct sanitize_finding finding = {
@@ -380,9 +397,24 @@ static bool find_untold(const void *vm, uint64_t hva, struct sanitize_slot *slot
 	return at != NULL;
 }
 
+/*
+ * Does the mapping's file have no page for @hva? Of a guest_memfd, and where a userfaultfd raises
+ * the signal, that may be meant so.
+ */
+static bool is_beyond_file(uint64_t hva, const struct process_mapping *mapping,
+			   const struct maps_name *name)
+{
+	uint8_t value;
+
+	return mapping->prot != PROT_NONE && name->device && !watched_modes(hva) &&
+	       !strstr(name->text, "/memfd:[kvm-gmem]") &&
+	       guard_load_u8((const void *)(uintptr_t)hva, &value) == GUARD_BUS;
+}
+
 void sanitize_slot_missing(const void *vm, uint64_t hva)
 {
 	uint64_t page = hva & ~(PAGE_BYTES - 1);
+	char mapped[SANITIZE_WORDS_BYTES];
 	struct process_mapping mapping;
 	struct sanitize_slot slot;
 	struct maps_name name;
@@ -396,7 +428,16 @@ void sanitize_slot_missing(const void *vm, uint64_t hva)
 	    .used = sanitize_run_stack(),
 	};
 
-	if (!maps_find(hva, &mapping, &name) || !find_untold(vm, hva, &slot))
+	if (!maps_find(hva, &mapping, &name)) {
+		if (!is_beyond_file(hva, &mapping, &name))
+			return;
+		sanitize_describe(hva, mapped);
+		snprintf(mapped + strlen(mapped), sizeof(mapped) - strlen(mapped), "%s",
+			 "; a touch of it raises SIGBUS, as beyond the file's end");
+		finding.what = "a guest touches memory of a slot for which its file has no page";
+		finding.mapped = mapped;
+	}
+	if (!find_untold(vm, hva, &slot))
 		return;
 	finding.slot = slot.id;
 	finding.guest_start = slot.gpa + (page - slot.hva);

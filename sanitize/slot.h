@@ -13,6 +13,7 @@ enum sanitize_loss_how {
 	SANITIZE_MOVED,	   /* mremap() took the memory elsewhere */
 	SANITIZE_REPLACED, /* MAP_FIXED or its like put other memory there */
 	SANITIZE_RESERVED, /* the same with memory that has no rights: nothing to use by mistake */
+	SANITIZE_EMPTIED,  /* its pages went elsewhere, where nothing brings them back; else kept */
 };
 
 struct sanitize_loss;

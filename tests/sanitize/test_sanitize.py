@@ -11,6 +11,8 @@ import unittest
 QUIRE, VMMS = sys.argv[1], pathlib.Path(sys.argv[2])
 HAS_ENGINE = (VMMS / "static_vmm_slot").exists()
 DEADLINE_S = 60
+# The status of a VMM for which the host lacks something.
+SKIPPED = 77
 READ = "a read of memory that the guest holds private"
 # A use without frame pointers, or in a signal handler: the stack ends there.
 NO_FRAMES = ("without_frame", "cramped")
@@ -21,6 +23,9 @@ FAULTY = {
     ("slot", "replaced"): ("KVM_RUN with memory of a slot that was replaced by another mapping", "guest_store",
                            "replace_half"),
     ("slot", "moved"): ("KVM_RUN with memory of a slot that was moved away", "guest_store", "move_half"),
+    ("slot", "emptied"): ("KVM_RUN with memory of a slot that lost its pages to another address", "guest_load", "take_pages"),
+    ("slot", "emptied_by_move"): ("KVM_RUN with memory of a slot that lost its pages to another address", "guest_store",
+                                  "move_pages_to"),
     ("slot", "shared_segment"): ("KVM_RUN with memory of a slot that was unmapped", "guest_try_load", "detach"),
     ("slot", "touched"): ("a guest touches memory of a slot that was replaced by another mapping", "thread_main",
                           "replace_half"),
@@ -35,6 +40,7 @@ FAULTY = {
     ("private", "jumps"): (READ, "read_word", "make_private"),
     ("private", "cramped"): (READ, "read_word", "make_private"),
     ("private", "many_mappings"): (READ, "read_word", "make_private"),
+    ("private", "by_userfaultfd"): ("a system call on memory that the guest holds private", "bring_page", "make_private"),
     ("private", "without_frame"): (READ, "read_without_frame", "make_private"),
     ("slot", "forked"): ("KVM_RUN with memory of a slot that was unmapped", "guest_store", "drop_half"),
 }
@@ -62,6 +68,8 @@ class Run:
                                    VMMS / f"{form}vmm_{kind}", *arguments], stderr=subprocess.PIPE, text=True,
                                   timeout=DEADLINE_S, check=False)
             self.found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if done.returncode == SKIPPED:
+            raise unittest.SkipTest(f"not on this host: {arguments[0]}")
         self.status, self.text = done.returncode, done.stderr
 
 
@@ -154,6 +162,14 @@ class Scenarios(unittest.TestCase):
                 run = Run("private", "by_sockets", "mended", "0", form=form)
                 self.assertEqual((run.status, run.found, run.text), (0, [], ""))
 
+    def test_by_another_process(self):
+        """It is refused, or it has a debugger's rights: nothing is said."""
+        for how in ("faulty", "mended"):
+            for form in ("", "static_") if HAS_ENGINE else ("",):
+                with self.subTest(how=how, form=form):
+                    run = Run("private", "by_another_process", how, "0", form=form)
+                    self.assertEqual((run.status, run.found, run.text), (0, [], ""))
+
     @unittest.skipUnless(HAS_ENGINE, "no quire-engine in this build")
     def test_static(self):
         """On quire-engine: the same findings; a call's own function of libc may hide its caller."""
@@ -189,6 +205,27 @@ class Scenarios(unittest.TestCase):
         for form in ("", "static_") if HAS_ENGINE else ("",):
             run = Run("slot", "freed", "mended", "0", form=form)
             self.assertEqual((run.status, run.found, run.text), (0, [], ""))
+
+    def test_watched(self):
+        """A userfaultfd brings the pages back: nothing is lost."""
+        for form in ("", "static_") if HAS_ENGINE else ("",):
+            run = Run("slot", "emptied_and_watched", "mended", "0", form=form)
+            self.assertEqual((run.status, run.found), (0, []), run.text)
+
+    def test_truncated(self):
+        """What the file lost the guest finds; a hole in the file is no mistake."""
+        for form in ("", "static_") if HAS_ENGINE else ("",):
+            with self.subTest(form=form):
+                run = Run("slot", "truncated", "faulty", "0", form=form)
+                self.assertEqual(run.status, 66, run.text)
+                found, = run.found
+                self.assertEqual(found["what"], "a guest touches memory of a slot for which its file has no page")
+                self.assertEqual((found["slot"], found["guest"]), (5, ["0x10008000", "0x10009000"]))
+                self.assertRegex(found["mapped"], "^rw-s /memfd:guest.*; a touch of it raises SIGBUS, as beyond the file's end$")
+                self.assertIn("guest_try_load", functions(found["used"]))
+                self.assertNotIn("changed", found)
+                run = Run("slot", "truncated", "mended", "0", form=form, kinds="tlb,private,dirty,slot")
+                self.assertEqual((run.status, run.found, run.text), (0, [], ""))
 
     def test_many(self):
         """The client looks at the time."""

@@ -2,6 +2,8 @@
  * Small VMMs that take memory away from their guests, and their mended twins: what
  * `quire run --sanitize=slot` reports, and what it does not (test_sanitize.py).
  */
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <time.h>
@@ -13,6 +15,15 @@
 #define PAGES 16ul
 #define HALF (PAGES / 2 * PAGE)
 #define SLOT 5
+
+/* Headers may be older than the kernel. */
+#ifndef UFFDIO_MOVE
+struct uffdio_move {
+	__u64 dst, src, len, mode;
+	__s64 move;
+};
+#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
+#endif
 
 static struct vm vm;
 static struct vcpu vcpu;
@@ -139,6 +150,101 @@ static void moved(void)
 	else
 		move_half();
 	run_guest();
+}
+
+__attribute__((noinline)) static void take_pages(void)
+{
+	void *there = mremap(memory + HALF, HALF, HALF, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+
+	if (there == MAP_FAILED)
+		check_skip("no such move");
+	CHECK(there != memory + HALF);
+}
+
+/* A VM whose memory is a file's; the file. */
+static int begin_file(void)
+{
+	int file = (int)CHECK_OK(memfd_create("guest", MFD_CLOEXEC));
+
+	CHECK_ZERO(ftruncate(file, PAGES * PAGE));
+	machine_open(&vm, &vcpu, KVM_X86_DEFAULT_VM);
+	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	CHECK(memory != MAP_FAILED);
+	slot_set(PAGES * PAGE);
+	return file;
+}
+
+/* The mapping stays, and its pages go. Mended: a file has them, and shows them in both places. */
+static void emptied(void)
+{
+	if (is_mended)
+		begin_file();
+	else
+		begin();
+	guest_store(&vcpu, GPA + HALF, 5);
+	take_pages();
+	CHECK_EQ(guest_load(&vcpu, GPA + HALF), is_mended ? 5 : 0);
+}
+
+/* A userfaultfd is to bring them back: that is how a client follows what its guest touches. */
+static void emptied_and_watched(void)
+{
+	struct uffdio_copy copy = {.dst = 0, .len = PAGE};
+	struct guest_op op = {.code = GUEST_LOAD8, .rbx = GPA + HALF};
+	struct guest_thread thread;
+	void *there;
+	int fd;
+
+	begin();
+	guest_store(&vcpu, GPA + HALF, 5);
+	fd = userfault_open(memory + HALF, HALF, UFFDIO_REGISTER_MODE_MISSING);
+	there = mremap(memory + HALF, HALF, HALF, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+	CHECK(there != MAP_FAILED);
+	thread_start(&thread, &vcpu, &op);
+	copy.dst = userfault_next(fd, NULL);
+	copy.src = (uintptr_t)there;
+	CHECK_ZERO(ioctl(fd, UFFDIO_COPY, &copy));
+	CHECK_END(thread_join(&thread), END_DONE);
+}
+
+__attribute__((noinline)) static void move_pages_to(void *there)
+{
+	int fd = userfault_open(there, HALF, UFFDIO_REGISTER_MODE_MISSING);
+	struct uffdio_move move = {
+	    .dst = (uintptr_t)there, .src = (uintptr_t)memory + HALF, .len = HALF};
+
+	if (ioctl(fd, UFFDIO_MOVE, &move))
+		check_skip("no UFFDIO_MOVE");
+}
+
+/* The same by a userfaultfd of the place where they go. Mended: the slot goes first. */
+static void emptied_by_move(void)
+{
+	begin();
+	memset(memory, 1, PAGES * PAGE);
+	run_guest();
+	if (is_mended)
+		slot_shrink();
+	move_pages_to(memory_alloc(HALF));
+	run_guest();
+}
+
+/* The file becomes shorter. Mended: it has a hole where it had bytes, as a balloon makes it. */
+static void truncated(void)
+{
+	int file = begin_file();
+
+	guest_store(&vcpu, GPA + HALF, 5);
+	if (is_mended)
+		CHECK_ZERO(fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HALF, HALF));
+	else
+		CHECK_ZERO(ftruncate(file, HALF));
+	run_guest();
+	if (is_mended)
+		CHECK_EQ(guest_load(&vcpu, GPA + HALF), 0);
+	else
+		(void)guest_try_load(&vcpu, GPA + HALF);
+	(void)guest_try_load(&vcpu, GPA + (is_mended ? HALF : HALF + PAGE));
 }
 
 static void shared_segment(void)
@@ -277,8 +383,20 @@ static void many(void)
 }
 
 static const struct check_test scenarios[] = {
-    TEST(twice),	  TEST(unmapped), TEST(unmapped_in_time), TEST(replaced), TEST(moved),
-    TEST(shared_segment), TEST(touched),  TEST(window),		  TEST(forked),	  TEST(freed),
+    TEST(twice),
+    TEST(unmapped),
+    TEST(unmapped_in_time),
+    TEST(replaced),
+    TEST(moved),
+    TEST(emptied),
+    TEST(emptied_and_watched),
+    TEST(emptied_by_move),
+    TEST(truncated),
+    TEST(shared_segment),
+    TEST(touched),
+    TEST(window),
+    TEST(forked),
+    TEST(freed),
     TEST(many),
 };
 
