@@ -524,7 +524,7 @@ static void report(struct log *log, uint32_t writer, const struct missing *missi
 			 "the program must note itself",
 			 missing->count, ending,
 			 writer ? "changed after the program had a system call write there"
-				: "changed by what KVM does not log",
+				: "changed by what its log does not name",
 			 them);
 	snprintf(mapped, sizeof(mapped),
 		 "the slot's %" PRIu64 " pages; %s; used is the harvest after", log->at.npages,

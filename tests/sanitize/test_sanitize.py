@@ -20,6 +20,7 @@ NO_FRAMES = ("without_frame", "cramped")
 FAULTY = {
     ("slot", "unmapped"): ("KVM_RUN with memory of a slot that was unmapped", "guest_store", "drop_half"),
     ("slot", "unmapped_in_time"): ("KVM_RUN with memory of a slot that was unmapped", "guest_store", "drop_half"),
+    ("slot", "two_vms"): ("KVM_RUN with memory of a slot that was unmapped", "guest_store", "drop_half"),
     ("slot", "replaced"): ("KVM_RUN with memory of a slot that was replaced by another mapping", "guest_store",
                            "replace_half"),
     ("slot", "moved"): ("KVM_RUN with memory of a slot that was moved away", "guest_store", "move_half"),

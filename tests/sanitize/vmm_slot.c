@@ -94,6 +94,27 @@ static void unmapped(void)
 	run_guest();
 }
 
+/* Two VMs have the memory, and one of them loses its slot in time. Mended: both do. */
+static void two_vms(void)
+{
+	struct vm second;
+	struct vcpu second_vcpu;
+
+	begin();
+	machine_open(&second, &second_vcpu, KVM_X86_DEFAULT_VM);
+	CHECK_ZERO(REGION(&second, .slot = SLOT + 1, .guest_phys_addr = GPA,
+			  .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)memory));
+	run_guest();
+	guest_store(&second_vcpu, GPA, 1);
+	slot_shrink();
+	if (is_mended)
+		CHECK_ZERO(REGION(&second, .slot = SLOT + 1));
+	drop_half();
+	run_guest();
+	if (!is_mended)
+		guest_store(&second_vcpu, GPA, 1);
+}
+
 /* Also clean: the slot goes after the memory, and no guest runs between. */
 static void unmapped_in_time(void)
 {
@@ -386,6 +407,7 @@ static const struct check_test scenarios[] = {
     TEST(twice),
     TEST(unmapped),
     TEST(unmapped_in_time),
+    TEST(two_vms),
     TEST(replaced),
     TEST(moved),
     TEST(emptied),

@@ -285,14 +285,16 @@ static int open_vcpu(int vm, struct kvm_run **run)
 	return vcpu;
 }
 
-/* Its slot logs nothing. */
-ssize_t by_other_vm(const struct iovec *to)
+static ssize_t run_other_vm(const struct iovec *to, unsigned int flags)
 {
 	static int vm, vcpu;
 	static struct kvm_run *run;
 	const unsigned long offset = (unsigned long)((uint8_t *)to->iov_base - machine.memory);
 	const struct kvm_userspace_memory_region region = {
-	    .memory_size = PAGES * PAGE, .userspace_addr = (uintptr_t)machine.memory};
+	    .flags = flags,
+	    .memory_size = PAGES * PAGE,
+	    .userspace_addr = (uintptr_t)machine.memory,
+	};
 	/* Behind the mov to CX: one page. */
 	struct kvm_regs regs = {
 	    .rip = CODE_PAGE * PAGE + 3, .rflags = 2, .rbx = offset / 16, .rcx = 1};
@@ -304,6 +306,16 @@ ssize_t by_other_vm(const struct iovec *to)
 	}
 	run_vcpu(vcpu, run, &regs);
 	return (ssize_t)to->iov_len;
+}
+
+ssize_t by_other_vm(const struct iovec *to)
+{
+	return run_other_vm(to, 0);
+}
+
+ssize_t by_other_vm_logged(const struct iovec *to)
+{
+	return run_other_vm(to, KVM_MEM_LOG_DIRTY_PAGES);
 }
 
 static void open_machine(const char *log)

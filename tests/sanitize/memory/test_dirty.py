@@ -21,7 +21,7 @@ READ, STORED = ["0x30000", "0x31000"], ["0x31000", "0x32000"]
 WAYS = ("readv", "preadv", "vmsplice", "process_vm_writev", "getrandom", "io_submit", "io_submit parts", "recv", "recvmsg",
         "recvmmsg", "UFFDIO_COPY", "UFFDIO_MOVE")
 # Ways that no call of the program's on the slot's own addresses shows.
-UNSEEN = ("alias", "alias read", "file", "process", "io_uring", "other VM")
+UNSEEN = ("alias", "alias read", "file", "process", "io_uring", "other VM", "other VM, logged")
 # A host without userfaultfd, UFFDIO_MOVE or io_uring.
 SKIPPED = 77
 BY_CALL = ("1 page of a logged slot changed after the program had a system call write there, and the program did not copy it, "
@@ -40,7 +40,7 @@ class Copies(unittest.TestCase):
         # Of a way that is a function of its own, it is called by that.
         self.assertIn("device_reads", functions[:5], text)
         self.assertEqual(by_call["what"], BY_CALL)
-        self.assertIn("changed by what KVM does not log", by_store["what"])
+        self.assertIn("changed by what its log does not name", by_store["what"])
         self.assertNotIn("changed", by_store, text)
         for finding in found:
             functions = [frame.get("function") for frame in finding["used"]["frames"]]
@@ -96,7 +96,7 @@ class Copies(unittest.TestCase):
                     if status == SKIPPED:
                         self.skipTest(f"no {way} here")
                     self.assertEqual((status, len(found)), (detecting.FOUND, 1), text)
-                    self.assertIn("2 pages of a logged slot changed by what KVM does not log, and the program did not copy "
+                    self.assertIn("2 pages of a logged slot changed by what its log does not name, and the program did not copy "
                                   "them", found[0]["what"])
                     self.assertIn("what wrote there was not seen", found[0]["mapped"])
                     self.assertEqual(found[0]["guest"], [READ[0], STORED[1]])

@@ -333,6 +333,7 @@ static const struct way ways[] = {
     {"process", by_child, 0},
     {"io_uring", by_io_uring, 0},
     {"other VM", by_other_vm, 0},
+    {"other VM, logged", by_other_vm_logged, 0},
 };
 
 const struct way *find_way(const char *name)

@@ -32,5 +32,7 @@ uint8_t *device_memory(const struct way *way, uint64_t size_bytes);
 
 /* dirty.c's: another VM that has the memory, too, and whose guest writes a word there. */
 ssize_t by_other_vm(const struct iovec *to);
+/* It has a log of its own, which is not read. */
+ssize_t by_other_vm_logged(const struct iovec *to);
 
 #endif
