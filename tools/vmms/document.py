@@ -5,9 +5,10 @@ PATH = "docs/VMMS.md"
 HEAD = """\
 # VMMs that run on Quire
 
-Each client is unmodified and runs as `quire run -- CLIENT`, with the machine's own /dev/kvm hidden. A
-pass is what the last column says, done and checked by the test; a failure gives its first reason; what the
-run did not come to is not run.
+Each client runs as `quire run -- CLIENT`, with options of `quire run` where a row asks for them, and with the
+machine's own /dev/kvm hidden. Those that are not programs of ours are unmodified. The table is of one run on
+one machine, with the versions that it names. A pass is what the last column says, done and checked by the
+test; a failure gives its first reason; what the run did not come to is not run.
 Processor time is that of the whole client, interpreter included.
 
 This file is generated: `./dev vmms --write-doc`. `./dev test qemu migration` and `./dev test clients` run a
