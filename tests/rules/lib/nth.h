@@ -85,12 +85,16 @@ struct nth_machine {
 	void (*end)(void);   /* they go; asserts that no page is held */
 	void *(*context)(void);
 	hva_t (*hva)(uint32_t page);
-	void *(*cookie)(uint64_t size_bytes); /* for a file */
-	void (*cookie_free)(void *cookie);    /* which no file took */
+	int (*cookie)(uint64_t size_bytes, void **cookie); /* for a file; -ENOMEM */
+	void (*cookie_free)(void *cookie);		   /* which no file took */
 	void *(*vcpu_cookie)(void);
+	/* The system calls below the host's calls fail, and not these. */
+	int fails_below;
+	/* The host has no memory in hand from here on; NULL: it may have. */
+	void (*use_memory_up)(void);
 };
 
-extern const struct nth_machine nth_sim, nth_process;
+extern const struct nth_machine nth_sim, nth_process, nth_kernel;
 
 struct nth {
 	const struct nth_machine *machine;
@@ -101,6 +105,7 @@ struct nth {
 	uint64_t fail_at;	 /* the call of this number fails; 0: none */
 	uint32_t variant;	 /* with which of its errors */
 	uint32_t variants;	 /* how many errors that call has */
+	int has_ended;		 /* each system call after it fails, too */
 	void (*meanwhile)(void); /* it does not fail: that is done while it is under way */
 	int has_happened;	 /* it was done */
 	int error;		 /* that it answered; 0: none failed */

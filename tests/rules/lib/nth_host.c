@@ -1,16 +1,27 @@
 /* The calls of a host, of which the Nth fails, with each error that its contract names. */
 #include "tests/rules/lib/nth_host.h"
 
-/* Errors of one call; 0 ends them. */
-#define ERRORS_MAX 6u
-
-static int fails(const char *name, const int errors[ERRORS_MAX])
+int nth_fails(const char *name, const int errors[NTH_ERRORS_MAX])
 {
 	uint32_t count = 0;
 
 	if (!nth.is_armed || ++nth.calls != nth.fail_at)
 		return 0;
+	while (count < NTH_ERRORS_MAX && errors[count])
+		count++;
+	nth.variants = count;
+	nth.failing = name;
+	nth.error = errors[nth.variant];
+	return nth.error;
+}
+
+static int fails(const char *name, const int errors[NTH_ERRORS_MAX])
+{
+	if (nth.machine->fails_below)
+		return 0;
 	if (nth.meanwhile) {
+		if (!nth.is_armed || ++nth.calls != nth.fail_at)
+			return 0;
 		/* Under no lock of the library: another thread may do what it likes. A change of
 		 * slots waits for a load before a store to one of L1's tables. */
 		if (!strcmp(name, "page_get") ||
@@ -23,15 +34,10 @@ static int fails(const char *name, const int errors[ERRORS_MAX])
 		}
 		return 0;
 	}
-	while (count < ERRORS_MAX && errors[count])
-		count++;
-	nth.variants = count;
-	nth.failing = name;
-	nth.error = errors[nth.variant];
-	return nth.error;
+	return nth_fails(name, errors);
 }
 
-#define FAILS(...) fails(__func__, (const int[ERRORS_MAX]){__VA_ARGS__})
+#define FAILS(...) fails(__func__, (const int[NTH_ERRORS_MAX]){__VA_ARGS__})
 
 static void *alloc(void *ctx, size_t size_bytes)
 {
@@ -63,7 +69,7 @@ static void chunk_free(void *ctx, void *chunk)
 
 static int page_error(uint32_t flags)
 {
-	int errors[ERRORS_MAX] = {-ENOMEM, -EFAULT, -EHWPOISON};
+	int errors[NTH_ERRORS_MAX] = {-ENOMEM, -EFAULT, -EHWPOISON};
 	uint32_t count = 3;
 
 	if (flags & QUIRE_PAGE_NOWAIT)

@@ -1,10 +1,11 @@
-/* The two machines: the simulated one, and this process. */
+/* The machines: the simulated one, this process, and this process on a kernel that refuses. */
 #include <sys/mman.h>
 
 #include <quire/process.h>
 
 #include "hosts/process/process.h"
 #include "tests/rules/lib/nth.h"
+#include "tests/rules/lib/nth_gate.h"
 
 #define ALL_PAGES (2 * HUGE_PAGE)
 
@@ -40,10 +41,11 @@ static void *sim_context(void)
 	return &sim;
 }
 
-static void *no_cookie(uint64_t size_bytes)
+static int no_cookie(uint64_t size_bytes, void **cookie)
 {
 	(void)size_bytes;
-	return NULL;
+	*cookie = NULL;
+	return 0;
 }
 
 static void no_cookie_free(void *cookie)
@@ -89,13 +91,13 @@ static void process_begin(void)
 	for (uint32_t page = 0; page < PAGES; page++)
 		memory[page * QUIRE_PAGE_SIZE] = (uint8_t)(page + 1);
 	process_mappings_changed();
-	bytes_before = process_bytes_allocated();
+	bytes_before = process_bytes_allocated() - nth_gate_taken_bytes();
 }
 
 static void process_end(void)
 {
 	assert_int_equal(process_vm.pinned_pages, 0);
-	assert_int_equal(process_bytes_allocated(), bytes_before);
+	assert_int_equal(process_bytes_allocated() - nth_gate_taken_bytes(), bytes_before);
 	assert_int_equal(munmap(memory, ALL_PAGES * QUIRE_PAGE_SIZE), 0);
 	process_mappings_changed();
 }
@@ -110,14 +112,6 @@ static hva_t process_hva(uint32_t page)
 	return (hva_t){(uint64_t)(uintptr_t)memory + page * QUIRE_PAGE_SIZE};
 }
 
-static void *process_cookie(uint64_t size_bytes)
-{
-	void *cookie = NULL;
-
-	assert_int_equal(quire_process_memory_create(size_bytes, &cookie), 0);
-	return cookie;
-}
-
 static void *process_vcpu_cookie(void)
 {
 	return &process_vcpu;
@@ -130,7 +124,33 @@ const struct nth_machine nth_process = {
     .end = process_end,
     .context = process_context,
     .hva = process_hva,
-    .cookie = process_cookie,
+    .cookie = quire_process_memory_create,
     .cookie_free = quire_process_memory_free,
     .vcpu_cookie = process_vcpu_cookie,
+};
+
+static void kernel_begin(void)
+{
+	nth_gate_begin();
+	process_begin();
+}
+
+static void kernel_end(void)
+{
+	process_end();
+	assert_int_equal(nth_gate_end(), 0);
+}
+
+const struct nth_machine nth_kernel = {
+    .name = "kernel below the process",
+    .ops = &process_host_ops,
+    .begin = kernel_begin,
+    .end = kernel_end,
+    .context = process_context,
+    .hva = process_hva,
+    .cookie = quire_process_memory_create,
+    .cookie_free = quire_process_memory_free,
+    .vcpu_cookie = process_vcpu_cookie,
+    .fails_below = 1,
+    .use_memory_up = nth_gate_use_memory_up,
 };

@@ -67,6 +67,8 @@ void nth_begin(const struct nth_machine *machine, const struct operation *operat
 	/* A VM that an operation ends ends with all of them. */
 	if (are_tables_used_up && nth.vcpu)
 		use_tables_up();
+	if (machine->use_memory_up)
+		machine->use_memory_up();
 }
 
 const char *nth_end(void)
@@ -111,6 +113,7 @@ int nth_call(const struct operation *operation, uint64_t number, uint32_t varian
 	nth.fail_at = number;
 	nth.variant = variant;
 	nth.error = 0;
+	nth.has_ended = 0;
 	nth.is_armed = 1;
 	result = operation->call();
 	nth.is_armed = 0;
@@ -271,10 +274,10 @@ void need_log(void)
 
 static int create_gmem(uint64_t size_bytes, uint64_t flags)
 {
-	int error;
+	int error = nth.cookie ? 0 : nth.machine->cookie(size_bytes, &nth.cookie);
 
-	if (!nth.cookie)
-		nth.cookie = nth.machine->cookie(size_bytes);
+	if (error)
+		return error;
 	error = quire_gmem_create(nth.vm, size_bytes, flags, nth.cookie, &nth.gmem);
 	/* The file's from here on. */
 	if (!error)

@@ -8,8 +8,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -17,152 +15,30 @@
 
 #include <quire/process.h>
 
-#include "hosts/process/internal.h"
 #include "hosts/process/process.h"
-#include "hosts/process/sys.h"
+#include "tests/rules/lib/nth_gate.h"
+#include "tests/rules/lib/nth_names.h"
 
 #define PAGES 4u
 #define BYTES (PAGES * QUIRE_PAGE_SIZE)
-#define MAPPINGS_MAX 8u
-#define SMALL_BITS_MIN 6
-#define SMALL_BITS_MAX 15
 #define FUNCTIONS 11u
 #define EVERY_CALL UINT32_MAX
 
-/* What stands between the library and the kernel. */
+/* Which of the library's system calls fail. */
 static struct {
 	int is_armed;
 	uint32_t calls, fail_at; /* EVERY_CALL: all fail */
 	int error;
 	long failed; /* the number of the call that did; -1: none */
-	/* Memory that is shared: files', and no allocation of the library's own. */
-	struct mapping {
-		uint64_t start, size_bytes;
-	} shared[MAPPINGS_MAX];
-} gate;
+} failure;
 
-/* How the library makes each of its calls: the registers are a system call's. */
-void gate_enter(void);
-__asm__(".pushsection .text\n\t"
-	".type gate_enter, @function\n"
-	"gate_enter:\n\t"
-	"subq $8, %rsp\n\t"
-	"pushq %r9\n\t"
-	"pushq %r8\n\t"
-	"pushq %r10\n\t"
-	"pushq %rdx\n\t"
-	"pushq %rsi\n\t"
-	"pushq %rdi\n\t"
-	"movq %rax, %rdi\n\t"
-	"movq %rsp, %rsi\n\t"
-	"call gate_call\n\t"
-	"addq $56, %rsp\n\t"
-	"ret\n\t"
-	".size gate_enter, . - gate_enter\n\t"
-	".popsection");
-
-static long call_kernel(long number, const uint64_t args[6])
+static long error_of(long number)
 {
-	register uint64_t r10 __asm__("r10") = args[3];
-	register uint64_t r8 __asm__("r8") = args[4];
-	register uint64_t r9 __asm__("r9") = args[5];
-	long result;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(args[0]), "S"(args[1]), "d"(args[2]), "r"(r10), "r"(r8),
-			   "r"(r9)
-			 : "rcx", "r11", "memory");
-	return result;
-}
-
-static void note_mapping(uint64_t start, uint64_t size_bytes)
-{
-	for (uint32_t i = 0; i < MAPPINGS_MAX; i++)
-		if (!gate.shared[i].size_bytes) {
-			gate.shared[i] = (struct mapping){start, size_bytes};
-			return;
-		}
-	fail_msg("more mappings than a function can need");
-}
-
-static void note_unmapping(uint64_t start, uint64_t size_bytes)
-{
-	for (uint32_t i = 0; i < MAPPINGS_MAX; i++)
-		if (gate.shared[i].start == start && gate.shared[i].size_bytes == size_bytes)
-			gate.shared[i] = (struct mapping){0};
-}
-
-/* The machine's pool may have no huge page: addresses without memory do, for nothing is put there.
- */
-static long map_as_if_huge(uint64_t size_bytes)
-{
-	return call_kernel(SYS_mmap,
-			   (const uint64_t[6]){0, size_bytes, PROT_NONE,
-					       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-					       UINT64_MAX, 0});
-}
-
-long gate_call(long number, const uint64_t args[6]);
-long gate_call(long number, const uint64_t args[6])
-{
-	long result;
-
-	/* A whole mapping can always go. */
-	if (gate.is_armed && number != SYS_munmap &&
-	    (++gate.calls == gate.fail_at || gate.fail_at == EVERY_CALL)) {
-		gate.failed = number;
-		return gate.error;
-	}
-	if (number == SYS_mmap && (args[3] & MAP_HUGETLB))
-		result = map_as_if_huge(args[1]);
-	else
-		result = call_kernel(number, args);
-	if (number == SYS_mmap && (args[3] & MAP_SHARED) && !sys_failed(result))
-		note_mapping((uint64_t)result, args[1]);
-	if (number == SYS_munmap && !result)
-		note_unmapping(args[0], args[1]);
-	return result;
-}
-
-static uint64_t shared_bytes(void)
-{
-	uint64_t bytes = 0;
-
-	for (uint32_t i = 0; i < MAPPINGS_MAX; i++)
-		bytes += gate.shared[i].size_bytes;
-	return bytes;
-}
-
-/* Blocks that are taken, linked by their first words. */
-static void *taken[SMALL_BITS_MAX + 1];
-
-/* All memory that the library has in hand is: its next allocation asks the kernel. */
-static void use_memory_up(void)
-{
-	gate.fail_at = EVERY_CALL;
-	gate.error = -ENOMEM;
-	gate.is_armed = 1;
-	for (int bits = SMALL_BITS_MAX; bits >= SMALL_BITS_MIN; bits--) {
-		void **block;
-
-		while ((block = process_alloc(NULL, (size_t)1 << bits))) {
-			*block = taken[bits];
-			taken[bits] = block;
-		}
-	}
-	gate.is_armed = 0;
-}
-
-static void give_memory_back(void)
-{
-	for (int bits = SMALL_BITS_MIN; bits <= SMALL_BITS_MAX; bits++)
-		while (taken[bits]) {
-			void *block = taken[bits];
-
-			taken[bits] = *(void **)block;
-			process_free(NULL, block, (size_t)1 << bits);
-		}
+	if (!failure.is_armed ||
+	    (++failure.calls != failure.fail_at && failure.fail_at != EVERY_CALL))
+		return 0;
+	failure.failed = number;
+	return failure.error;
 }
 
 /* --- the functions --- */
@@ -237,7 +113,7 @@ static void memory_goes(void)
 
 static uint64_t memory_state(void)
 {
-	return shared_bytes() + process_bytes_allocated();
+	return nth_gate_shared_bytes() + process_bytes_allocated();
 }
 
 static int begin(void)
@@ -309,19 +185,20 @@ static int call_with(const struct row *row, uint32_t fail_at, int error)
 {
 	int result;
 
-	gate.calls = 0;
-	gate.fail_at = fail_at;
-	gate.error = error;
-	gate.failed = -1;
-	gate.is_armed = 1;
+	failure.calls = 0;
+	failure.fail_at = fail_at;
+	failure.error = error;
+	failure.failed = -1;
+	failure.is_armed = 1;
 	result = row->call();
-	gate.is_armed = 0;
+	failure.is_armed = 0;
 	return result;
 }
 
 static void told(const struct row *row, uint32_t number, const char *what)
 {
-	fail_msg("%s, call %u (of system call %ld): %s", row->function, number, gate.failed, what);
+	fail_msg("%s, call %u (of system call %ld): %s", row->function, number, failure.failed,
+		 what);
 }
 
 /* Error: what was before. Again: as if nothing had failed. At the end nothing is left. */
@@ -334,7 +211,7 @@ static void fail_one(const struct row *row, uint32_t number, int error)
 		row->setup();
 	before = row->state();
 	result = call_with(row, number, error);
-	if (number != EVERY_CALL && gate.failed < 0)
+	if (number != EVERY_CALL && failure.failed < 0)
 		told(row, number, "made fewer calls than before");
 	if (result > 0 || (result < 0 && result != error && result != -ENOMEM))
 		told(row, number, "an answer that nothing explains");
@@ -351,14 +228,14 @@ static void fail_one(const struct row *row, uint32_t number, int error)
 
 static uint32_t count_calls(const struct row *row)
 {
-	use_memory_up();
+	nth_gate_use_memory_up();
 	if (row->setup)
 		row->setup();
 	if (call_with(row, 0, 0))
 		told(row, 0, "fails by itself");
 	if (row->undo)
 		row->undo();
-	return gate.calls;
+	return failure.calls;
 }
 
 static void explore(const struct row *row)
@@ -370,10 +247,10 @@ static void explore(const struct row *row)
 		told(row, calls, "made another number of calls than it should");
 	for (uint32_t number = 1; number <= calls; number++)
 		for (uint32_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
-			use_memory_up();
+			nth_gate_use_memory_up();
 			fail_one(row, number, errors[i]);
 		}
-	use_memory_up();
+	nth_gate_use_memory_up();
 	fail_one(row, EVERY_CALL, -ENOMEM);
 }
 
@@ -382,8 +259,7 @@ static void test_calls(void **state)
 	(void)state;
 	for (size_t i = 0; i < ROWS; i++)
 		explore(&rows[i]);
-	give_memory_back();
-	assert_int_equal(shared_bytes(), 0);
+	assert_int_equal(nth_gate_shared_bytes(), 0);
 }
 
 /* A new thread asks the kernel for nothing that it may refuse. */
@@ -415,11 +291,11 @@ static void copy_without(uint8_t *memory, uint32_t gone, int stores)
 	memset(from, 1, BYTES);
 	memset(to, 2, BYTES);
 	assert_int_equal(mprotect(memory + copied, QUIRE_PAGE_SIZE, PROT_NONE), 0);
-	gate.fail_at = EVERY_CALL;
-	gate.is_armed = 1;
+	failure.fail_at = EVERY_CALL;
+	failure.is_armed = 1;
 	error = stores ? quire_process_store(physical, own, BYTES)
 		       : quire_process_load(physical, own, BYTES);
-	gate.is_armed = 0;
+	failure.is_armed = 0;
 	assert_int_equal(error, -EFAULT);
 	assert_int_equal(mprotect(memory + copied, QUIRE_PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
 	for (uint64_t at = 0; at < BYTES; at++)
@@ -457,24 +333,8 @@ static int is_tried(const char *function)
 
 static void test_every_public_function(void **state)
 {
-	const char *path = getenv("QUIRE_PROCESS_MAP");
-	FILE *file = path ? fopen(path, "r") : NULL;
-	uint32_t count = 0;
-	char line[200];
-
 	(void)state;
-	assert_non_null(file);
-	while (fgets(line, sizeof(line), file)) {
-		char name[100];
-
-		if (sscanf(line, " %99[a-z0-9_];", name) != 1 || strncmp(name, "quire_", 6) != 0)
-			continue;
-		count++;
-		if (!is_tried(name))
-			fail_msg("%s is not tried", name);
-	}
-	assert_int_equal(fclose(file), 0);
-	assert_true(count >= FUNCTIONS);
+	nth_names_are_tried("QUIRE_PROCESS_MAP", is_tried, FUNCTIONS);
 }
 
 int main(void)
@@ -486,6 +346,6 @@ int main(void)
 	    cmocka_unit_test(test_every_public_function),
 	};
 
-	sys_gate = gate_enter;
+	nth_gate_install(error_of);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
