@@ -50,11 +50,15 @@ static int copy(void *to, const void *from, size_t size_bytes)
 
 int quire_process_load(uint64_t physical, void *to, size_t size_bytes)
 {
+	if (!to && size_bytes)
+		return -EINVAL;
 	return copy(to, (const void *)(uintptr_t)physical, size_bytes);
 }
 
 int quire_process_store(uint64_t physical, const void *from, size_t size_bytes)
 {
+	if (!from && size_bytes)
+		return -EINVAL;
 	return copy((void *)(uintptr_t)physical, from, size_bytes);
 }
 
@@ -99,7 +103,7 @@ int quire_process_memory_create(uint64_t size_bytes, void **cookie)
 	struct process_store *store;
 	int error;
 
-	if (!size_bytes || size_bytes % QUIRE_PAGE_SIZE)
+	if (!cookie || !size_bytes || size_bytes % QUIRE_PAGE_SIZE)
 		return -EINVAL;
 	/* Shared with no process: such memory has holes. */
 	error = make_store(
@@ -117,8 +121,8 @@ int quire_process_memory_create_huge(uint64_t size_bytes, uint64_t page_bytes, v
 	struct process_store *store;
 	int error;
 
-	if ((log2 != 21 && log2 != 30) || page_bytes != UINT64_C(1) << log2 || !size_bytes ||
-	    size_bytes % page_bytes)
+	if (!cookie || (log2 != 21 && log2 != 30) || page_bytes != UINT64_C(1) << log2 ||
+	    !size_bytes || size_bytes % page_bytes)
 		return -EINVAL;
 	flags |= log2 << MAP_HUGE_SHIFT;
 	/* The kernel aligns what it chooses for huge pages. */

@@ -44,6 +44,15 @@ enum quire_level {
 /* Address spaces of a VM: normal execution and system management mode. */
 #define QUIRE_AS_MAX 2u
 
+/*
+ * Pointers, for every function of the library: a handle (struct quire_vm, quire_vcpu, quire_gmem,
+ * quire_place, or a cookie of <quire/process.h>) is one that the library gave and that has not been
+ * given back, never NULL. A request, what it says is called, a place for a result, a function to be
+ * called, data of at least one byte: where NULL is not said to mean something, NULL is -EINVAL from
+ * a function that answers errors, whatever else it would answer, and nothing has changed. A context
+ * of the caller's may be anything.
+ */
+
 /* Results must be looked at: nearly every function here can refuse. */
 #define QUIRE_MUST_CHECK __attribute__((warn_unused_result))
 #define QUIRE_API __attribute__((visibility("default")))

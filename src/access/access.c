@@ -108,20 +108,28 @@ static int access_write(const struct accessor *by, gpa_t gpa, const u8 *src, u64
 
 int quire_vcpu_read(struct quire_vcpu *vcpu, gpa_t gpa, void *dst, size_t size_bytes)
 {
+	if (!dst && size_bytes)
+		return -EINVAL;
 	return access_read(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa, dst, size_bytes);
 }
 
 int quire_vcpu_write(struct quire_vcpu *vcpu, gpa_t gpa, const void *src, size_t size_bytes)
 {
+	if (!src && size_bytes)
+		return -EINVAL;
 	return access_write(&(struct accessor){vcpu->vm, vcpu, vcpu->as_id}, gpa, src, size_bytes);
 }
 
 int quire_vm_read(struct quire_vm *vm, gpa_t gpa, void *dst, size_t size_bytes)
 {
+	if (!dst && size_bytes)
+		return -EINVAL;
 	return access_read(&(struct accessor){vm, NULL, 0}, gpa, dst, size_bytes);
 }
 
 int quire_vm_write(struct quire_vm *vm, gpa_t gpa, const void *src, size_t size_bytes)
 {
+	if (!src && size_bytes)
+		return -EINVAL;
 	return access_write(&(struct accessor){vm, NULL, 0}, gpa, src, size_bytes);
 }

@@ -50,6 +50,8 @@ int quire_vcpu_map(struct quire_vcpu *vcpu, gpa_t gpa, enum quire_map_kind kind,
 	enum access_kind access = kind == QUIRE_MAP_WRITE ? ACCESS_STORE : ACCESS_LOAD;
 	int err;
 
+	if (!map)
+		return -EINVAL;
 	locks_assert_none();
 	*map = (struct quire_map){.gfn = gfn_of(gpa), .as_id = vcpu->as_id, .kind = kind};
 	map->section = long_section_enter(&vm->accesses);
@@ -80,25 +82,28 @@ int quire_map_read(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_
 		   void *data, uint64_t size_bytes)
 {
 	const struct quire_vm *vm = vcpu->vm;
-	hva_t from = {map->hva.v + offset_bytes};
 
+	if (!map || (!data && size_bytes))
+		return -EINVAL;
 	locks_assert_none();
 	if (!is_inside(offset_bytes, size_bytes))
 		return -EINVAL;
-	return vm->host->copy_from(vm->host_ctx, data, from, size_bytes);
+	return vm->host->copy_from(vm->host_ctx, data, (hva_t){map->hva.v + offset_bytes},
+				   size_bytes);
 }
 
 int quire_map_write(struct quire_vcpu *vcpu, const struct quire_map *map, uint64_t offset_bytes,
 		    const void *data, uint64_t size_bytes)
 {
 	const struct quire_vm *vm = vcpu->vm;
-	hva_t to = {map->hva.v + offset_bytes};
 	int err;
 
+	if (!map || (!data && size_bytes))
+		return -EINVAL;
 	locks_assert_none();
 	if (map->kind != QUIRE_MAP_WRITE || !is_inside(offset_bytes, size_bytes))
 		return -EINVAL;
-	err = vm->host->copy_to(vm->host_ctx, to, data, size_bytes);
+	err = vm->host->copy_to(vm->host_ctx, (hva_t){map->hva.v + offset_bytes}, data, size_bytes);
 	if (!err && !MUTANT(map_unmarked))
 		access_written(vcpu, map->as_id, (gpa_t){gpa_of(map->gfn).v + offset_bytes},
 			       size_bytes);

@@ -18,8 +18,11 @@ struct quire_place {
 
 int quire_place_create(struct quire_vcpu *vcpu, struct quire_place **result)
 {
-	struct quire_place *place = vm_alloc(vcpu->vm, sizeof(*place));
+	struct quire_place *place;
 
+	if (!result)
+		return -EINVAL;
+	place = vm_alloc(vcpu->vm, sizeof(*place));
 	if (!place)
 		return -ENOMEM;
 	pfn_cache_init(&place->cache, vcpu->vm);
@@ -95,6 +98,8 @@ int quire_place_read(struct quire_place *place, uint64_t offset_bytes, void *dat
 	u32 section;
 	hva_t hva;
 
+	if (!data && size_bytes)
+		return -EINVAL;
 	if (err)
 		return err;
 	section = long_section_enter(&vm->accesses);
@@ -115,6 +120,8 @@ int quire_place_write(struct quire_place *place, uint64_t offset_bytes, const vo
 	u32 section;
 	hva_t hva;
 
+	if (!data && size_bytes)
+		return -EINVAL;
 	if (!err && !dirty_log_takes_own(place->vcpu))
 		err = -ENOSPC;
 	if (err)

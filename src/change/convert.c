@@ -238,15 +238,16 @@ static void finish(struct conversion *conversion, int error)
 int quire_gmem_set_attributes(struct quire_gmem *gmem, struct quire_gmem_conversion *request)
 {
 	struct gmem_inode *inode = gmem->inode;
-	struct conversion conversion = {
-	    .inode = inode,
-	    .first = request->offset_bytes >> QUIRE_PAGE_SHIFT,
-	    .npages = request->size_bytes >> QUIRE_PAGE_SHIFT,
-	    .attributes = request->attributes,
-	    .contents = request->contents,
-	};
-	int error = vm_is_dead(gmem->vm) ? -EIO : request_check(gmem, request);
+	struct conversion conversion = {.inode = inode};
+	int error;
 
+	if (!request)
+		return -EINVAL;
+	conversion.first = request->offset_bytes >> QUIRE_PAGE_SHIFT;
+	conversion.npages = request->size_bytes >> QUIRE_PAGE_SHIFT;
+	conversion.attributes = request->attributes;
+	conversion.contents = request->contents;
+	error = vm_is_dead(gmem->vm) ? -EIO : request_check(gmem, request);
 	locks_assert_none();
 	if (error == -EOPNOTSUPP)
 		request->error_offset_bytes = request->offset_bytes;
@@ -270,6 +271,8 @@ int quire_gmem_each_shared(struct quire_gmem *gmem, uint64_t offset_bytes, uint6
 	u64 end = inode->pages.npages;
 	int answer = 0;
 
+	if (!each)
+		return -EINVAL;
 	if (!is_aligned_u64(offset_bytes | size_bytes, QUIRE_PAGE_SIZE))
 		return -EINVAL;
 	if (at < end)

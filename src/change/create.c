@@ -8,8 +8,11 @@
 int quire_vm_create(const struct quire_vm_config *config, struct quire_vm **result)
 {
 	struct quire_vm *vm;
-	int err = base_platform ? vm_make(config, &vm) : -ENXIO;
+	int err;
 
+	if (!config || !config->host || !result)
+		return -EINVAL;
+	err = base_platform ? vm_make(config, &vm) : -ENXIO;
 	if (err)
 		return err;
 	CHECK(vm->refs == 1 && !vm->vcpus);

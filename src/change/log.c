@@ -403,6 +403,8 @@ int quire_vm_get_dirty_log(struct quire_vm *vm, uint32_t slot,
 	bool is_taken;
 	int err;
 
+	if (!copy_out)
+		return -EINVAL;
 	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);
@@ -510,11 +512,14 @@ static int clear_log_locked(struct quire_vm *vm, const struct quire_clear_log *r
 
 int quire_vm_clear_dirty_log(struct quire_vm *vm, const struct quire_clear_log *request)
 {
-	u64 size_bytes = clear_words(request) * sizeof(u64);
 	struct log_loan loan = {0}; /* gcc does not see that lend() writes it */
 	struct memslot *slot;
+	u64 size_bytes;
 	int err;
 
+	if (!request || !request->copy_in)
+		return -EINVAL;
+	size_bytes = clear_words(request) * sizeof(u64);
 	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);

@@ -164,6 +164,8 @@ int64_t quire_gmem_populate(struct quire_vm *vm, const struct quire_gmem_fill *r
 	u64 npages = 0;
 	s64 done;
 
+	if (!request)
+		return -EINVAL;
 	if (vm_is_dead(vm))
 		return -EIO;
 	done = request_check(vm, request, &npages);

@@ -293,6 +293,8 @@ int quire_vm_set_region(struct quire_vm *vm, const struct quire_region *region)
 {
 	int err;
 
+	if (!region)
+		return -EINVAL;
 	if (vm_is_dead(vm))
 		return -EIO;
 	mutex_lock(&vm->slots_lock);

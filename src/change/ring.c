@@ -147,6 +147,8 @@ int quire_vcpu_set_dirty_ring(struct quire_vcpu *vcpu, struct quire_ring_entry *
 {
 	u32 ring_bytes;
 
+	if (!entries)
+		return -EINVAL;
 	CHECK(!guest_mode_is_on(&vcpu->mode));
 	mutex_lock(&vcpu->vm->vcpus_lock);
 	ring_bytes = vcpu->vm->ring_bytes;

@@ -73,6 +73,8 @@ int quire_vm_split(struct quire_vm *vm, uint32_t as_id, gpa_t gpa, uint64_t size
 	gfn_t start = gfn_of(gpa), end = {start.v + (size_bytes >> QUIRE_PAGE_SHIFT)};
 	int err;
 
+	if (!done_bytes)
+		return -EINVAL;
 	locks_assert_none();
 	if (vm_is_dead(vm))
 		return -EIO;

@@ -103,6 +103,8 @@ int quire_vcpu_fault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_code,
 	struct fault fault = fault_of(gpa, error_code);
 	int ret = FAULT_CONTINUE;
 
+	if (unlikely(!told))
+		return -EINVAL;
 	told->size_bytes = 0;
 	if (vm_is_dead(vcpu->vm))
 		return -EIO;

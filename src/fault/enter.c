@@ -48,6 +48,8 @@ int quire_vcpu_enter(struct quire_vcpu *vcpu, uint64_t *requests, struct quire_s
 {
 	struct quire_vm *vm = vcpu->vm;
 
+	if (unlikely(!requests || !stage2))
+		return -EINVAL;
 	locks_assert_none();
 	*requests = 0;
 	for (;;) {

@@ -119,8 +119,11 @@ int quire_vcpu_prefault(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t size_bytes,
 			uint64_t *done_bytes)
 {
 	struct fault fault = {.gfn = gfn_of(gpa), .prefault = true};
-	int ret = prefault_once(vcpu, &fault);
+	int ret;
 
+	if (!done_bytes)
+		return -EINVAL;
+	ret = prefault_once(vcpu, &fault);
 	for (unsigned int turn = 0; ret == QUIRE_RETRY; turn++) {
 		if (atomic_load_relaxed_u64(&vcpu->mode.doorbell) >> QUIRE_REQ_CLIENT_SHIFT)
 			return -EINTR;

@@ -167,6 +167,8 @@ int quire_gmem_create(struct quire_vm *vm, uint64_t size_bytes, uint64_t flags, 
 	struct quire_gmem *file;
 	int error;
 
+	if (!gmem)
+		return -EINVAL;
 	if (!flags_are_known(vm, flags))
 		return -EINVAL;
 	if ((int64_t)size_bytes <= 0 ||
@@ -225,6 +227,8 @@ int quire_gmem_link(struct quire_gmem *gmem, struct quire_vm *vm, struct quire_g
 	struct gmem_inode *inode = gmem->inode;
 	struct quire_gmem *file;
 
+	if (!linked)
+		return -EINVAL;
 	if (!is_linkable(gmem, vm))
 		return -EINVAL;
 	file = file_create(vm, inode);

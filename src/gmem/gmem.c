@@ -353,6 +353,8 @@ int quire_gmem_write(struct quire_gmem *gmem, uint64_t offset_bytes,
 	struct gmem_inode *inode = gmem->inode;
 	s64 done;
 
+	if (!copy)
+		return -EINVAL;
 	if (!(inode->flags & QUIRE_GMEM_WRITE))
 		return -ENODEV;
 	if (!is_aligned_u64(offset_bytes, QUIRE_PAGE_SIZE) || offset_bytes >= inode->size_bytes)

@@ -165,9 +165,12 @@ int quire_vm_view(struct quire_vm *vm, const struct quire_view_request *request,
 		  quire_view_fn visit, void *ctx)
 {
 	struct quire_view_piece piece;
-	gfn_t at = request->start;
 	int answer = 0;
+	gfn_t at;
 
+	if (!request || !visit)
+		return -EINVAL;
+	at = request->start;
 	mmu_assert_free(vm);
 	if (request->as_id >= vm->address_spaces || !request->piece_pages ||
 	    request->start.v > request->end.v)
@@ -190,6 +193,8 @@ int quire_vm_view_slots(struct quire_vm *vm, uint32_t as_id, quire_view_fn visit
 	struct quire_view_piece piece = {0};
 	int answer = 0;
 
+	if (!visit)
+		return -EINVAL;
 	mmu_assert_free(vm);
 	if (as_id >= vm->address_spaces)
 		return -EINVAL;
@@ -242,6 +247,8 @@ static void count_space(struct quire_vm *vm, u32 as_id, struct quire_view_tables
 
 int quire_vm_view_tables(struct quire_vm *vm, struct quire_view_tables *tables)
 {
+	if (!tables)
+		return -EINVAL;
 	mmu_assert_free(vm);
 	if (vm_is_dead(vm))
 		return -EIO;

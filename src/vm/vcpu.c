@@ -26,6 +26,8 @@ int quire_vcpu_create(struct quire_vm *vm, uint32_t id, void *cookie, struct qui
 	struct quire_vcpu *vcpu;
 	int err;
 
+	if (!result)
+		return -EINVAL;
 	if (id >= VCPU_IDS)
 		return -EINVAL;
 	locks_assert_none();

@@ -233,6 +233,8 @@ int quire_vcpu_walk_nested(struct quire_vcpu *vcpu, gpa_t gpa, uint64_t error_co
 	struct shadow_walk walk = {.gpa = gpa, .error_code = error_code};
 	int ret = QUIRE_RETRY;
 
+	if (!result)
+		return -EINVAL;
 	for (u32 round = 0; round < NESTED_ROUNDS && ret == QUIRE_RETRY; round++)
 		ret = shadow_walk_guest(vcpu, &walk);
 	result->v = gpa_of(walk.gfn).v | (gpa.v & ~QUIRE_PAGE_MASK);

@@ -75,7 +75,7 @@ struct refusal {
 	int error;
 };
 
-extern const struct refusal nth_refusals[];
+extern const struct refusal nth_refusals[], nth_nulls[];
 
 /* The machine whose calls fail. */
 struct nth_machine {

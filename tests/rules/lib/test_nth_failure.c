@@ -313,6 +313,13 @@ static void test_refusals(void **state)
 		refuse(row);
 }
 
+static void test_nulls(void **state)
+{
+	(void)state;
+	for (const struct refusal *row = nth_nulls; row->operation.function; row++)
+		refuse(row);
+}
+
 static int has_row(const char *function)
 {
 	for (size_t i = 0; i < TABLES; i++)
@@ -350,6 +357,7 @@ int main(void)
 	    cmocka_unit_test(test_dead_vms),
 	    cmocka_unit_test(test_meanwhile),
 	    cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_nulls),
 	};
 	const struct CMUnitTest after[] = {
 	    cmocka_unit_test(test_every_public_function),

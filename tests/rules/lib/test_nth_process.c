@@ -366,6 +366,21 @@ static void test_load_and_store(void **state)
 	assert_int_equal(munmap(memory, BYTES), 0);
 }
 
+/* <quire/types.h> */
+static void test_nulls(void **state)
+{
+	uint8_t byte = 0;
+
+	(void)state;
+	assert_int_equal(quire_process_memory_create(BYTES, NULL), -EINVAL);
+	assert_int_equal(
+	    quire_process_memory_create_huge(UINT64_C(1) << 21, UINT64_C(1) << 21, NULL), -EINVAL);
+	assert_int_equal(quire_process_load((uint64_t)(uintptr_t)&byte, NULL, 1), -EINVAL);
+	assert_int_equal(quire_process_store((uint64_t)(uintptr_t)&byte, NULL, 1), -EINVAL);
+	assert_int_equal(quire_process_load((uint64_t)(uintptr_t)&byte, NULL, 0), 0);
+	assert_int_equal(quire_process_store((uint64_t)(uintptr_t)&byte, NULL, 0), 0);
+}
+
 static int is_tried(const char *function)
 {
 	for (size_t i = 0; i < ROWS; i++)
@@ -387,6 +402,7 @@ int main(void)
 	    cmocka_unit_test(test_calls),
 	    cmocka_unit_test(test_vcpu_in_a_new_thread),
 	    cmocka_unit_test(test_load_and_store),
+	    cmocka_unit_test(test_nulls),
 	    cmocka_unit_test(test_every_public_function),
 	};
 
