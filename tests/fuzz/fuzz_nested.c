@@ -1,7 +1,8 @@
 /*
  * Whatever a guest does ends in an exit: its code, page tables, registers, memory, VMCB and nested
  * state are the input's. The process lives, each call returns, nothing beside the slots is read or
- * written, and a nested state that was read can be set again and changes nothing.
+ * written, and a nested state that was read can be set again and changes nothing. What one VMRUN
+ * comes to is compared with what AMD's manual says (nested_verdict.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 
 #include "tests/fuzz/guest_code.h"
 #include "tests/fuzz/nested_area.h"
+#include "tests/fuzz/nested_verdict.h"
 #include "tests/fuzz/nested_vmcb.h"
 #include "tests/fuzz/target.h"
 #include "frontend/uapi.h"
@@ -420,6 +422,10 @@ static void disturb_nested(struct machine *machine)
 		nested.state.size = sizeof(nested);
 		get_memory(machine, VMCB_GPA, &nested.state.data.svm[0].vmcb12,
 			   sizeof(nested.state.data.svm[0].vmcb12));
+		if (random_once_in(rnd, 4)) {
+			nested_refuses_short(rnd, machine->vcpu, &nested.state);
+			return;
+		}
 	}
 	try_call(machine->vcpu, KVM_SET_NESTED_STATE, &nested);
 }
@@ -489,7 +495,10 @@ static void machine_create(struct machine *machine)
 {
 	struct kvm_create_guest_memfd create = {.size = SECOND_BYTES};
 	int protected = random_once_in(rnd, 3);
+	struct fuzz_random other = *rnd;
 
+	/* No draw of the input's: stored ones mean what they meant. */
+	other.left = 0;
 	area_create(&machine->area);
 	machine->gmem = -1;
 	machine->kvm = need(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
@@ -499,6 +508,8 @@ static void machine_create(struct machine *machine)
 	machine->vm = need(ioctl(machine->kvm, KVM_CREATE_VM, protected), "KVM_CREATE_VM");
 	if (protected)
 		machine->gmem = need(ioctl(machine->vm, KVM_CREATE_GUEST_MEMFD, &create), "gmem");
+	if (random_once_in(&other, 2))
+		nested_separate_pat(machine->vm);
 	/* A guest with a local APIC sends itself SMIs. */
 	machine->may_die = random_once_in(rnd, 3);
 	if (machine->may_die)
@@ -711,6 +722,7 @@ enum kind {
 	SLOT,
 	SMM,
 	TABLES,
+	VERDICT,
 	KINDS
 };
 
@@ -737,6 +749,9 @@ static void disturb(enum kind kind)
 		break;
 	case ATTRIBUTES:
 		set_attributes(&machine, random_below(rnd, 80) * PAGE, PAGE);
+		break;
+	case VERDICT:
+		nested_verdict(rnd);
 		break;
 	case SLOT:
 		set_slot(&machine, 1, SECOND_GPA + random_below(rnd, 4) * PAGE);
