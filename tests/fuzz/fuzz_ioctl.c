@@ -1,7 +1,7 @@
 /*
  * Whatever a client passes gets an errno: any number on any descriptor, with any argument, from two
- * threads, while both vCPUs run, and from a child now and then. After each input a fresh VM has to
- * run its guest correctly.
+ * threads, while both vCPUs run, and from a child now and then. After each input what a vCPU has
+ * can be read and set again, and a fresh VM has to run its guest correctly.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -9,17 +9,21 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/fuzz/ioctl_typed.h"
 #include "tests/fuzz/target.h"
 #include "frontend/uapi.h"
 
 #define PAGE 4096ul
 #define DESCRIPTORS 10
+/* Of a step: calls that KVM takes are many, and are done at once. */
+#define TYPED_CALLS 16
 #define ARENA_BYTES (64 * PAGE)
 #define MEMORY_BYTES (16 * PAGE)
 /* Reserved behind the memory, for the slots that are larger: no mapping of ours is under them. */
@@ -32,6 +36,8 @@ struct client {
 	uint8_t *arena;
 	uint8_t *memory;
 	int lowest; /* the first descriptor of an input */
+	int eventfd;
+	int has_irqchip;
 };
 
 /* A step, for one of the two threads. */
@@ -331,7 +337,19 @@ static void one_read(int fd)
 		fuzz_fail("read failed without an errno");
 }
 
-enum kind { IOCTL, IOCTL_SECOND, IOCTL_AGAIN, READ, MAP, CHILD, KINDS };
+/* A call whose argument is right, but for up to two words. */
+static void one_typed(struct caller *caller)
+{
+	struct client *client = caller->client;
+	struct typed_call call;
+
+	typed_draw(&caller->random, client->eventfd, client->arena, &call);
+	for (uint64_t changes = random_below(&caller->random, 3); changes; changes--)
+		call.words[random_below(&caller->random, call.used + 1)] = (uint32_t)field(caller);
+	(void)ioctl(client->fd[call.on_vcpu ? 2 : 1], call.number, call.words);
+}
+
+enum kind { IOCTL, IOCTL_SECOND, IOCTL_AGAIN, READ, MAP, CHILD, TYPED, LIST, KINDS };
 
 static void one_call(struct caller *caller, const struct call *call)
 {
@@ -351,6 +369,14 @@ static void one_call(struct caller *caller, const struct call *call)
 		/* A child takes a millisecond: make one in a quarter of these steps. */
 		if (random_once_in(&caller->random, 4))
 			one_child(caller);
+		break;
+	case TYPED:
+		for (int i = 0; i < TYPED_CALLS; i++)
+			one_typed(caller);
+		break;
+	case LIST:
+		for (int i = 0; i < TYPED_CALLS; i++)
+			typed_list(&caller->random, caller->client->fd[0], caller->client->fd[2]);
 		break;
 	default:
 		one_ioctl(caller);
@@ -420,6 +446,8 @@ static int open_vcpu(int vm, unsigned long id)
 {
 	int vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
 	struct kvm_regs regs = {.rflags = 2};
+	/* With an interrupt controller the second would wait for a SIPI. */
+	struct kvm_mp_state runnable = {KVM_MP_STATE_RUNNABLE};
 	struct kvm_sregs sregs;
 
 	if (vcpu < 0 || ioctl(vcpu, KVM_GET_SREGS, &sregs))
@@ -427,6 +455,8 @@ static int open_vcpu(int vm, unsigned long id)
 	sregs.cs.base = sregs.cs.selector = 0;
 	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) || ioctl(vcpu, KVM_SET_REGS, &regs))
 		fuzz_fail("no registers at the start: %s", strerror(errno));
+	if (ioctl(vcpu, KVM_SET_MP_STATE, &runnable))
+		fuzz_fail("a vCPU does not start: %s", strerror(errno));
 	return vcpu;
 }
 
@@ -448,6 +478,10 @@ static void open_all(struct client *client)
 		fuzz_fail("no VM at the start: %s", strerror(errno));
 	client->fd[0] = kvm;
 	client->fd[1] = vm;
+	/* Before there are vCPUs, or never. */
+	if (client->has_irqchip && ioctl(vm, KVM_CREATE_IRQCHIP, NULL))
+		fuzz_fail("no interrupt controller at the start: %s", strerror(errno));
+	client->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	write_guest(client->memory);
 	client->fd[2] = open_vcpu(vm, 0);
 	client->fd[3] = open_vcpu(vm, 1);
@@ -524,7 +558,12 @@ static void begin(void)
 static int step(unsigned int kind, struct fuzz_random *random)
 {
 	struct caller *caller = &callers[kind == IOCTL_SECOND || kind == MAP];
+	struct fuzz_random other = *random;
 
+	/* No draw of the step's own. */
+	other.left = 0;
+	if (!callers[0].count && !callers[1].count)
+		client.has_irqchip = random_once_in(&other, 2);
 	caller->calls[caller->count++] = (struct call){kind, *random};
 	return 1;
 }
@@ -549,6 +588,8 @@ static void end(void)
 	pthread_join(second_thread, NULL);
 	pthread_join(vcpu_threads[0], NULL);
 	pthread_join(vcpu_threads[1], NULL);
+	typed_check_saved(client.fd[2]);
+	typed_check_saved(client.fd[3]);
 	close_all();
 	check_guest();
 }
