@@ -1,7 +1,8 @@
 /*
  * A guest keeps a secret in private memory while its own process, or a child that inherited them,
  * makes system calls on the descriptors of KVM, by libc's syscall() and by the instruction. No call
- * hands out the secret, none takes it from the guest, and no process dies of one.
+ * hands out the secret, none takes it from the guest, and no process dies of one. What statistics
+ * give is known to the byte. A guest_memfd goes with its last descriptor, whatever was asked of it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,13 +24,26 @@
 #define PAGES 8
 /* The secret is in the first of them; the child's holes and allocations are in the others. */
 #define SECRET_PAGES 2
+#define SHORT_GPA 0x20000000ull /* of the guest_memfd of one input */
+#define STATS_BYTES (16 * PAGE)
 /* A vCPU is not among them: its pages are any holder's to write. */
-#define OBJECTS 4
+enum {
+	OBJECT_KVM,
+	OBJECT_VM,
+	OBJECT_GMEM,
+	OBJECT_STATS,
+	OBJECT_SHORT,
+	OBJECT_SHORT_STATS,
+	ATTACKED
+};
 #define FILE_BYTES (1ul << 20)
+/* Of a step: the first is the draws' own, the others come from a digest of them. */
+#define CALLS 8
 
 struct attacker {
-	int objects[OBJECTS];
+	int objects[ATTACKED];
 	int pipes[2], scratch;
+	size_t stats_bytes;
 	/* Each in pages of its own, with none behind: a call may write more than it was asked. */
 	uint8_t (*room)[PAGE];
 	struct iovec *part;
@@ -120,7 +134,7 @@ static int some_descriptor(struct attacker *attacker)
 	case 2:
 		return attacker->scratch;
 	default:
-		return attacker->objects[random_below(attacker->random, OBJECTS)];
+		return attacker->objects[random_below(attacker->random, ATTACKED)];
 	}
 }
 
@@ -156,11 +170,40 @@ static long some_argument(struct attacker *attacker)
 	}
 }
 
+static void fit_transfer(long number, long args[6], struct attacker *attacker)
+{
+	int is_sendfile = number == SYS_sendfile;
+
+	args[is_sendfile ? 1 : 2] = some_descriptor(attacker);
+	args[is_sendfile ? 3 : 4] &= 0xffff;
+	/* Else a bad offset or flag is mostly what is found wrong first. */
+	if (random_once_in(attacker->random, 2))
+		return;
+	args[random_once_in(attacker->random, 2) ? 0
+	     : is_sendfile			 ? 1
+						 : 2] = attacker->objects[OBJECT_SHORT];
+	args[is_sendfile ? 2 : 1] = 0;
+	if (!is_sendfile)
+		args[3] = 0;
+	args[5] = number == SYS_splice ? args[5] & 0xf : 0;
+}
+
+/* Of statistics into room: what comes is known. */
+static void fit_read(long args[6], struct attacker *attacker)
+{
+	if (random_once_in(attacker->random, 2))
+		return;
+	args[0] = attacker->objects[OBJECT_SHORT_STATS];
+	args[1] = (long)attacker->room[0];
+	args[2] = (long)random_below(attacker->random, ROOM_BYTES + 1);
+	args[3] = (long)random_below(attacker->random, attacker->stats_bytes + 64);
+}
+
 /* The arguments that a call cannot be without, or must not be with. */
 static void fit(long number, long args[6], struct attacker *attacker)
 {
 	static char path[64];
-	int fd = attacker->objects[random_below(attacker->random, OBJECTS)];
+	int fd = attacker->objects[random_below(attacker->random, ATTACKED)];
 
 	args[0] = some_descriptor(attacker);
 	switch (number) {
@@ -191,8 +234,10 @@ static void fit(long number, long args[6], struct attacker *attacker)
 	case SYS_sendfile:
 	case SYS_splice:
 	case SYS_copy_file_range:
-		args[number == SYS_sendfile ? 1 : 2] = some_descriptor(attacker);
-		args[number == SYS_sendfile ? 3 : 4] &= 0xffff;
+		fit_transfer(number, args, attacker);
+		break;
+	case SYS_pread64:
+		fit_read(args, attacker);
 		break;
 	case SYS_ioctl:
 		/* KVM's own are fuzz_ioctl's. */
@@ -216,17 +261,27 @@ static void fit(long number, long args[6], struct attacker *attacker)
 	}
 }
 
+/* Of the statistics: all that there is from the offset on, and never more. */
+static void check_stats(const long args[6], long result, const struct attacker *attacker)
+{
+	size_t size = (size_t)args[2], offset = (size_t)args[3];
+	size_t left = offset < attacker->stats_bytes ? attacker->stats_bytes - offset : 0;
+
+	if (args[0] != attacker->objects[OBJECT_SHORT_STATS] || size > ROOM_BYTES ||
+	    args[1] != (long)attacker->room[0] || args[3] < 0)
+		return;
+	if (result != (long)(left < size ? left : size))
+		fuzz_fail("%zu bytes from %zu on of %zu: %ld were read", size, offset,
+			  attacker->stats_bytes, result);
+}
+
 /* Whatever the call gave: what it wrote, mapped or opened. */
 static int look(long number, long result, struct attacker *attacker)
 {
 	int found = has_secret(attacker->room, ROOM_BYTES);
 	ssize_t got;
 
-	if (number == SYS_mmap && (unsigned long)result < -4095ul) {
-		/* By way of the kernel: an access of our own may raise SIGBUS. */
-		got = pwrite(attacker->scratch, (void *)result, PAGE, 0);
-		munmap((void *)result, PAGE);
-	} else if ((number == SYS_openat || number == SYS_dup) && result >= 0) {
+	if ((number == SYS_openat || number == SYS_dup) && result >= 0) {
 		got = pread((int)result, attacker->room[1], PAGE, 0);
 		close((int)result);
 	}
@@ -261,8 +316,18 @@ static void one_call(struct attacker *attacker, int by_instruction)
 		result = raw_call(number, args);
 	else
 		result = syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]);
+	if (number == SYS_mmap && (unsigned long)result < -4095ul)
+		fuzz_fail("an object that no process may map was mapped");
+	if (number == SYS_pread64)
+		check_stats(args, result, attacker);
 	if (look(number, result, attacker))
 		fuzz_fail("call %ld gave the secret away", number);
+}
+
+static void some_calls(struct attacker *attacker, int by_instruction)
+{
+	for (int i = 0; i < CALLS; i++)
+		one_call(attacker, by_instruction);
 }
 
 enum kind { CALL, INSTRUCTION, CALL_IN_CHILD, INSTRUCTION_IN_CHILD, KINDS };
@@ -275,6 +340,7 @@ struct call {
 static struct vm vm;
 static struct vcpu vcpu;
 static struct attacker attacker;
+static uint8_t *short_memory; /* the shared side of SHORT_GPA, which nothing uses */
 static struct call calls[FUZZ_RECORDS_MAX];
 static unsigned int call_count;
 
@@ -286,8 +352,48 @@ static int step(unsigned int kind, struct fuzz_random *random)
 		return 1;
 	}
 	attacker.random = random;
-	one_call(&attacker, kind == INSTRUCTION);
+	some_calls(&attacker, kind == INSTRUCTION);
 	return 1;
+}
+
+static size_t stats_size(int fd)
+{
+	static uint8_t image[STATS_BYTES];
+	ssize_t size = pread(fd, image, sizeof(image), 0);
+
+	if (size <= 0 || size == sizeof(image))
+		fuzz_fail("no statistics");
+	return (size_t)size;
+}
+
+/* Slot 2 for as long as the input lasts. */
+static void open_short(void)
+{
+	int fd = vm_gmem(&vm, PAGE, 0);
+
+	attacker.objects[OBJECT_SHORT] = fd;
+	attacker.objects[OBJECT_SHORT_STATS] = ioctl(vm.fd, KVM_GET_STATS_FD, NULL);
+	if (REGION(&vm, .slot = 2, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = SHORT_GPA,
+		   .memory_size = PAGE, .userspace_addr = (uintptr_t)short_memory,
+		   .guest_memfd = (uint32_t)fd))
+		fuzz_fail("no guest_memfd for this input");
+	guest_store(&vcpu, SHORT_GPA, SECRET);
+}
+
+/* No call has kept the file, and none has let it go too early. */
+static void close_short(void)
+{
+	const struct guest_op load = {GUEST_LOAD8, .rbx = SHORT_GPA};
+
+	if (guest_load(&vcpu, SHORT_GPA) != SECRET)
+		fuzz_fail("the guest lost the secret in a file that is open");
+	close(attacker.objects[OBJECT_SHORT]);
+	close(attacker.objects[OBJECT_SHORT_STATS]);
+	vcpu_prepare(&vcpu, &load);
+	if (vcpu_run(&vcpu).end == END_DONE)
+		fuzz_fail("a guest_memfd has outlived its last descriptor");
+	if (REGION(&vm, .slot = 2))
+		fuzz_fail("the slot does not go: %s", strerror(errno));
 }
 
 static void check_secret(uint64_t gpa)
@@ -308,29 +414,37 @@ static void start(void)
 	machine_open(&vm, &vcpu, KVM_X86_SW_PROTECTED_VM);
 	attacker.room = pages_alone(ROOM_BYTES);
 	attacker.part = pages_alone(PAGE);
-	attacker.objects[0] = vm.kvm;
-	attacker.objects[1] = vm.fd;
-	attacker.objects[2] = vm_gmem(&vm, PAGES * PAGE, 0);
-	attacker.objects[3] = ioctl(vm.fd, KVM_GET_STATS_FD, NULL);
+	attacker.objects[OBJECT_KVM] = vm.kvm;
+	attacker.objects[OBJECT_VM] = vm.fd;
+	attacker.objects[OBJECT_GMEM] = vm_gmem(&vm, PAGES * PAGE, 0);
+	attacker.objects[OBJECT_STATS] = ioctl(vm.fd, KVM_GET_STATS_FD, NULL);
 	if (REGION(&vm, .slot = 1, .flags = KVM_MEM_GUEST_MEMFD, .guest_phys_addr = GPA,
 		   .memory_size = PAGES * PAGE,
 		   .userspace_addr = (uintptr_t)memory_alloc(PAGES * PAGE),
-		   .guest_memfd = (uint32_t)attacker.objects[2]) ||
+		   .guest_memfd = (uint32_t)attacker.objects[OBJECT_GMEM]) ||
 	    vm_set_attributes(&vm, GPA, PAGES * PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE))
 		fuzz_fail("no private memory");
 	guest_store(&vcpu, GPA, SECRET);
 	guest_store(&vcpu, GPA + PAGE, SECRET);
+	short_memory = memory_alloc(PAGE);
+	attacker.stats_bytes = stats_size(attacker.objects[OBJECT_STATS]);
+	if (vm_set_attributes(&vm, SHORT_GPA, PAGE, KVM_MEMORY_ATTRIBUTE_PRIVATE))
+		fuzz_fail("no private memory");
 	/* What the calls write to files stays small. */
-	if (setrlimit(RLIMIT_FSIZE, &small) || signal(SIGXFSZ, SIG_IGN) == SIG_ERR)
+	if (setrlimit(RLIMIT_FSIZE, &small))
 		fuzz_fail("no limit");
 }
 
 static void begin(void)
 {
 	call_count = 0;
+	/* Not before: libFuzzer takes the signal when it has started, for its own files. */
+	if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR)
+		fuzz_fail("no signal: %s", strerror(errno));
 	if (pipe2(attacker.pipes, O_NONBLOCK))
 		fuzz_fail("no pipe: %s", strerror(errno));
 	attacker.scratch = memfd_create("scratch", 0);
+	open_short();
 }
 
 static void run_child(void)
@@ -340,7 +454,7 @@ static void run_child(void)
 
 	for (unsigned int i = 0; child == 0 && i < call_count; i++) {
 		attacker.random = &calls[i].random;
-		one_call(&attacker, calls[i].kind == INSTRUCTION_IN_CHILD);
+		some_calls(&attacker, calls[i].kind == INSTRUCTION_IN_CHILD);
 	}
 	if (child == 0)
 		_exit(0);
@@ -356,6 +470,7 @@ static void end(void)
 	if (call_count)
 		run_child();
 	check_secret(GPA + PAGE);
+	close_short();
 	close(attacker.pipes[0]);
 	close(attacker.pipes[1]);
 	close(attacker.scratch);
