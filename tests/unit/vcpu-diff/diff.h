@@ -119,6 +119,8 @@ struct test_case {
 	uint32_t undefined; /* flags not to compare */
 	uint64_t target;    /* address of the memory operand; 0: none */
 	ZydisRegister destination;
+	ZydisRegister mask; /* of a gather */
+	uint32_t mask_element_bytes;
 	bool result_undefined; /* do not compare operand 0 */
 };
 
