@@ -38,6 +38,13 @@ static void need_map_to_write(void)
 	nth.is_mapped = 1;
 }
 
+/* No bytes are nowhere, too. */
+static int beside_no_bytes(int without, int with)
+{
+	assert_int_equal(without, 0);
+	return with;
+}
+
 static int create_without_config(void)
 {
 	return quire_vm_create(NULL, &nth.second);
@@ -61,12 +68,14 @@ static int no_region(void)
 
 static int vm_read_to_nowhere(void)
 {
-	return quire_vm_read(nth.vm, page, NULL, 8);
+	return beside_no_bytes(quire_vm_read(nth.vm, page, NULL, 0),
+			       quire_vm_read(nth.vm, page, NULL, 8));
 }
 
 static int vm_write_of_nothing(void)
 {
-	return quire_vm_write(nth.vm, page, NULL, 8);
+	return beside_no_bytes(quire_vm_write(nth.vm, page, NULL, 0),
+			       quire_vm_write(nth.vm, page, NULL, 8));
 }
 
 static int vcpu_to_nowhere(void)
@@ -101,12 +110,14 @@ static int prefault_untold(void)
 
 static int vcpu_read_to_nowhere(void)
 {
-	return quire_vcpu_read(nth.vcpu, page, NULL, 8);
+	return beside_no_bytes(quire_vcpu_read(nth.vcpu, page, NULL, 0),
+			       quire_vcpu_read(nth.vcpu, page, NULL, 8));
 }
 
 static int vcpu_write_of_nothing(void)
 {
-	return quire_vcpu_write(nth.vcpu, page, NULL, 8);
+	return beside_no_bytes(quire_vcpu_write(nth.vcpu, page, NULL, 0),
+			       quire_vcpu_write(nth.vcpu, page, NULL, 8));
 }
 
 static int gmem_to_nowhere(void)
@@ -172,12 +183,14 @@ static int place_to_nowhere(void)
 
 static int place_read_to_nowhere(void)
 {
-	return quire_place_read(nth.place, 0, NULL, 8);
+	return beside_no_bytes(quire_place_read(nth.place, 0, NULL, 0),
+			       quire_place_read(nth.place, 0, NULL, 8));
 }
 
 static int place_write_of_nothing(void)
 {
-	return quire_place_write(nth.place, 0, NULL, 8);
+	return beside_no_bytes(quire_place_write(nth.place, 0, NULL, 0),
+			       quire_place_write(nth.place, 0, NULL, 8));
 }
 
 static int map_to_nowhere(void)
@@ -192,7 +205,8 @@ static int map_read_of_none(void)
 
 static int map_read_to_nowhere(void)
 {
-	return quire_map_read(nth.vcpu, &nth.map, 0, NULL, 8);
+	return beside_no_bytes(quire_map_read(nth.vcpu, &nth.map, 0, NULL, 0),
+			       quire_map_read(nth.vcpu, &nth.map, 0, NULL, 8));
 }
 
 static int map_write_of_none(void)
@@ -202,7 +216,8 @@ static int map_write_of_none(void)
 
 static int map_write_of_nothing(void)
 {
-	return quire_map_write(nth.vcpu, &nth.map, 0, NULL, 8);
+	return beside_no_bytes(quire_map_write(nth.vcpu, &nth.map, 0, NULL, 0),
+			       quire_map_write(nth.vcpu, &nth.map, 0, NULL, 8));
 }
 
 static int view_of_nothing(void)
