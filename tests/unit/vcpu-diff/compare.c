@@ -144,7 +144,7 @@ static bool same_fx(const struct test_case *test, const struct outcome *native,
 		keep_signs(test, a + 160 + 16 * ZydisRegisterGetId(test->mask));
 		keep_signs(test, b + 160 + 16 * ZydisRegisterGetId(test->mask));
 	}
-	/* Whether the conversion or the store comes first differs among processors. */
+	/* See has_two_faults(). */
 	same = (native->state.fault && test->form->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH) ||
 	       same_bytes((struct field){"mxcsr", 0, 4, verbose}, a + 24, b + 24);
 
@@ -184,6 +184,27 @@ static bool same_memory(const struct outcome *native, const struct outcome *inte
 	return false;
 }
 
+/*
+ * A store of the x87 that an exception of its own keeps from being made touches no memory. Some
+ * processors ask for its alignment first, all the same.
+ */
+static bool is_store_not_made(const struct test_case *test, const struct outcome *native,
+			      const struct outcome *interpreted)
+{
+	const uint8_t error_summary = 0x80; /* in FSW */
+
+	return (test->form->family->flags & FORM_X87) && native->state.fault == 1 + 17 &&
+	       !interpreted->state.fault && (interpreted->state.fx[2] & error_summary);
+}
+
+/* Whether the conversion or the store comes first differs among processors. */
+static bool has_two_faults(const struct test_case *test, const struct outcome *native,
+			   const struct outcome *interpreted)
+{
+	return test->form->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH && native->state.fault == 1 + 14 &&
+	       interpreted->state.fault == 1 + 19;
+}
+
 static bool outcome_compare(const struct test_case *test, const struct outcome *native,
 			    const struct outcome *interpreted, bool verbose)
 {
@@ -196,6 +217,9 @@ static bool outcome_compare(const struct test_case *test, const struct outcome *
 			printf("   interpreter: %s\n", interpreted->failure);
 		return false;
 	}
+	if (is_store_not_made(test, native, interpreted) ||
+	    has_two_faults(test, native, interpreted))
+		return true;
 	if (native->state.fault != interpreted->state.fault) {
 		if (verbose)
 			printf("   exception (vector + 1): machine %u, interpreter %u\n",
