@@ -5,12 +5,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/aio_abi.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include "boundary/userfault.h"
 #include "frontend/file/client_call.h"
 #include "frontend/file/user_copy.h"
 #include "hosts/process/room.h"
@@ -204,10 +203,6 @@ void copied_tell(const struct boundary_call *call)
 }
 
 /* ---- Userfaultfds ---- */
-
-#ifndef _UFFDIO_MOVE
-#define _UFFDIO_MOVE 0x05
-#endif
 
 bool copied_knows_userfault(unsigned long command)
 {

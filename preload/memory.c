@@ -5,7 +5,6 @@
 #include "preload/memory.h"
 
 #include <errno.h>
-#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include <unistd.h>
 
 #include "boundary/copied.h"
+#include "boundary/userfault.h"
 #include "frontend/file/file.h"
 #include "frontend/file/user_copy.h"
 #include "frontend/object/mm_events.h"
@@ -36,12 +36,6 @@
 #ifndef MADV_GUARD_REMOVE
 #define MADV_GUARD_REMOVE 103
 #endif
-#ifndef UFFDIO_MOVE
-#define UFFDIO_MOVE_NUMBER 0x05
-#else
-#define UFFDIO_MOVE_NUMBER _UFFDIO_MOVE
-#endif
-
 /* A range of addresses; empty when the call could not mean any. */
 struct range {
 	uintptr_t start, end;
@@ -641,7 +635,7 @@ bool memory_is_userfault_change(unsigned long command)
 		return true;
 	if (copied_is_wanted() && copied_knows_userfault(command))
 		return true;
-	return file_any() && (number == _UFFDIO_WRITEPROTECT || number == UFFDIO_MOVE_NUMBER);
+	return file_any() && (number == _UFFDIO_WRITEPROTECT || number == _UFFDIO_MOVE);
 }
 
 /* Which pages are waited for changes with a registration. */
@@ -684,7 +678,7 @@ long memory_userfault_ioctl(int fd, unsigned long command, unsigned long argumen
 	 * {destination, source, length}. */
 	uint64_t words[3] = {0, 0, 0};
 	unsigned int number = _IOC_NR(command);
-	bool moves = number == UFFDIO_MOVE_NUMBER;
+	bool moves = number == _UFFDIO_MOVE;
 	struct change first_change, second_change;
 	struct range first, second = {0, 0};
 	struct sanitize_loss *left;

@@ -3,27 +3,18 @@
  * `quire run --sanitize=slot` reports, and what it does not (test_sanitize.py).
  */
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "boundary/userfault.h"
 #include "tests/sanitize/scenario.h"
 
 #define GPA 0x10000000ul
 #define PAGES 16ul
 #define HALF (PAGES / 2 * PAGE)
 #define SLOT 5
-
-/* Headers may be older than the kernel. */
-#ifndef UFFDIO_MOVE
-struct uffdio_move {
-	__u64 dst, src, len, mode;
-	__s64 move;
-};
-#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
-#endif
 
 static struct vm vm;
 static struct vcpu vcpu;

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/io_uring.h>
-#include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -17,14 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Headers may be older than the kernel. */
-#ifndef UFFDIO_MOVE
-struct uffdio_move {
-	__u64 dst, src, len, mode;
-	__s64 move;
-};
-#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
-#endif
+#include "boundary/userfault.h"
 
 struct device device = {.memory_fd = -1};
 
