@@ -17,8 +17,9 @@
  * 1. The reference is what the page was like when the log began, or when it was last handed to a
  *    system call that reads it.
  * 2. At a harvest a page that is not as its reference says, and that neither this harvest nor the
- *    log names, was written by what this log does not name: it is a candidate, until it is handed
- * out. Which system call was to write there is known, if the call named the slot's own addresses.
+ *    log names, was written by what this log does not name: it is a candidate, until it is
+ *    handed out. Which system call was to write there is known, if the call named the slot's own
+ *    addresses.
  * 3. A harvest counts only if something of the slot is handed out after it, before the next one:
  *    a display reads its log, and copies nothing.
  * 4. The log ends: it is turned off, or the slot, the VM or the process ends. If all that KVM named
