@@ -68,24 +68,16 @@ void *map_apart(void *address, size_t size_bytes, int protection, int flags, int
 
 static _Thread_local const struct libc_fork *fork_request;
 
-/* Where libc keeps the number of a thread, from its thread pointer. */
-static long tid_offset;
-
-void libc_find_tid(void)
-{
-	uint64_t self = thread_fs_read();
-	int tid = (int)sys_call(SYS_gettid, 0);
-
-	/* struct pthread begins at the thread pointer; the number is in its first quarter. */
-	for (long at = 0; at < 2048 && !tid_offset; at += (long)sizeof(int))
-		if (*(int *)(self + (uint64_t)at) == tid)
-			tid_offset = at;
-}
+/*
+ * Where libc keeps the number of a thread, from its thread pointer, as it tells debuggers: bits,
+ * elements, offset. The number itself is no way to find its place: the upper half of a pointer,
+ * here 0x7e90, is some process's number one day.
+ */
+extern const uint32_t libc_tid_place[3] __asm__("_thread_db_pthread_tid");
 
 void libc_set_tid(int tid)
 {
-	if (tid_offset)
-		*(int *)(thread_fs_read() + (uint64_t)tid_offset) = tid;
+	*(int *)(thread_fs_read() + libc_tid_place[2]) = tid;
 }
 
 /* The system call inside of fork(3): the client's own, with its flags and places for numbers. */

@@ -17,8 +17,7 @@ struct libc_fork {
  */
 long libc_fork(const struct libc_fork *request);
 
-/* libc asks a thread for its number by its thread pointer. Once at the start; then for a thread. */
-void libc_find_tid(void);
+/* libc asks a thread for its number by its thread pointer: the running thread's. */
 void libc_set_tid(int tid);
 
 #endif

@@ -104,12 +104,17 @@ static struct engine_thread *room_make(void)
 	return &record->thread;
 }
 
+static void set_numbers(struct engine_thread *thread)
+{
+	thread->pid = (int)sys_call(SYS_getpid, 0);
+	thread->tid = (int)sys_call(SYS_gettid, 0);
+}
+
 struct engine_thread *thread_make_first(void)
 {
 	struct engine_thread *thread;
 
 	has_instruction = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
-	libc_find_tid();
 	thread = room_make();
 	if (!thread)
 		return NULL;
@@ -117,7 +122,7 @@ struct engine_thread *thread_make_first(void)
 	/* An exec leaves no stack, and none that was asked to be so. */
 	thread->alt_flags = 0;
 	thread->engine_fs = thread_fs_read();
-	thread->tid = (int)sys_call(SYS_gettid, 0);
+	set_numbers(thread);
 	thread_self = thread;
 	return thread;
 }
@@ -181,10 +186,10 @@ static int partner_make(struct engine_thread *thread)
 	return 0;
 }
 
-static bool is_gone(int tid)
+static bool is_gone(const struct engine_thread *thread)
 {
-	return !tid ||
-	       sys_call(SYS_tgkill, (uint64_t)sys_call(SYS_getpid, 0), (uint64_t)tid, 0) == -ESRCH;
+	return !thread->tid ||
+	       sys_call(SYS_tgkill, (uint64_t)thread->pid, (uint64_t)thread->tid, 0) == -ESRCH;
 }
 
 static struct engine_thread *pool_take(void)
@@ -193,7 +198,7 @@ static struct engine_thread *pool_take(void)
 
 	process_lock_acquire(&pool_lock);
 	thread = pool_first;
-	if (thread && is_gone(thread->tid)) {
+	if (thread && is_gone(thread)) {
 		pool_first = thread->next;
 		if (!pool_first)
 			pool_last = &pool_first;
@@ -246,7 +251,7 @@ void thread_put(struct engine_thread *thread)
 
 void thread_adopt(struct engine_thread *thread)
 {
-	thread->tid = (int)sys_call(SYS_gettid, 0);
+	set_numbers(thread);
 	thread_self = thread;
 	libc_set_tid(thread->tid);
 	process_runner_forked();
@@ -275,7 +280,7 @@ void thread_forked(struct engine_thread *thread)
 	memset(&thread->actions->lock, 0, sizeof(thread->actions->lock));
 	pool_first = NULL;
 	pool_last = &pool_first;
-	thread->tid = (int)sys_call(SYS_gettid, 0);
+	set_numbers(thread);
 }
 
 long thread_arm(const struct engine_thread *thread)

@@ -28,14 +28,20 @@
 static char self[PATH_MAX];
 static char *const no_environment[] = {NULL};
 
-static void expect_status(pid_t child, int wanted)
+static void expect_status_at(int line, pid_t child, int wanted)
 {
 	int status;
 
 	CHECK(child > 0);
 	CHECK(waitpid(child, &status, 0) == child);
-	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == wanted);
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != wanted) {
+		fprintf(stderr, "%s:%d: the child's status is %#x, not the exit %d (errno %s)\n",
+			__FILE__, line, (unsigned int)status, wanted, strerror(errno));
+		exit(1);
+	}
 }
+
+#define expect_status(child, wanted) expect_status_at(__LINE__, child, wanted)
 
 /* Reaches the engine from a child, by a call that is trapped. */
 static int trapped_call(void)
