@@ -17,7 +17,7 @@ for fuzzer in $fuzzers; do
 	python3 tools/fuzz_text.py "tests/fuzz/corpus/${fuzzer#fuzz_}.txt" "$inputs"
 	(cd "$inputs" && zip -q -r "$OUT/${fuzzer}_seed_corpus.zip" .)
 	rm -r "$inputs"
-	printf '[libfuzzer]\nentropic = 0\nmax_len = 1536\ntimeout = 60\ndetect_leaks = 0\n' >"$OUT/$fuzzer.options"
+	printf '[libfuzzer]\nentropic = 0\nmax_len = 1536\ndetect_leaks = 0\n' >"$OUT/$fuzzer.options"
 done
 cp "$build/cli/quire" "$build/preload/libquire_preload.so" "$OUT/"
 # The decoder is loaded from the folder of the library that is preloaded.

@@ -32,13 +32,13 @@ NAMES = ("descriptor", "instruction", "ioctl", "nested", "paging")
 OF_CLIENTS = ("descriptor", "ioctl", "nested")  # they run under quire run
 INPUT_BYTES = 64 * fuzz_text.RECORD_BYTES
 INPUTS_OF_A_SEED = 32
-LATE_SECONDS = 180  # more than that after its time, a search stands still: two fuzzers block libFuzzer's clock
+LATE_SECONDS = 180  # more than that after its time, a search stands still (tests/fuzz/watch.c ends an input before it)
 SECONDS_OF_A_RUN = 0.5  # ten times what the slowest fuzzer takes on a busy machine: for a limit, where runs are counted
 NO_END = -1000  # a status
 ABORT_SECONDS = 10  # libFuzzer writes the input down meanwhile
 SHORT_BYTES = 14 * fuzz_text.RECORD_BYTES
 # Weighing each feature's frequency takes most of the time where an input reaches thousands.
-FLAGS = ["-entropic=0", f"-max_len={INPUT_BYTES}", "-timeout=60", "-rss_limit_mb=4000", "-detect_leaks=0",
+FLAGS = ["-entropic=0", f"-max_len={INPUT_BYTES}", "-rss_limit_mb=4000", "-detect_leaks=0",
          "-print_final_stats=1", "-verbosity=1"]
 # A symbolizer that they start would have the library before it that quire run preloads: symbolized() is later.
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0:symbolize=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/fuzz/watch.h"
+
 #define IS_STARTED "QUIRE_FUZZ_IS_STARTED"
 #define WORDS_MAX 64
 
@@ -56,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (records > FUZZ_RECORDS_MAX)
 		records = FUZZ_RECORDS_MAX;
+	watch_begin(fuzz_target.seconds ? fuzz_target.seconds : FUZZ_SECONDS);
 	fuzz_target.begin();
 	for (size_t i = 0; i < records; i++) {
 		const uint8_t *record = data + i * FUZZ_RECORD_BYTES;
@@ -66,5 +69,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 	}
 	fuzz_target.end();
+	watch_end();
 	return 0;
 }

@@ -10,10 +10,12 @@
 
 #define FUZZ_RECORD_BYTES 24u
 #define FUZZ_RECORDS_MAX 64u
+#define FUZZ_SECONDS 60u
 
 struct fuzz_target {
-	unsigned int kinds; /* of steps, from 0 */
-	int needs_kvm;	    /* it runs under quire run */
+	unsigned int kinds;   /* of steps, from 0 */
+	int needs_kvm;	      /* it runs under quire run */
+	unsigned int seconds; /* that an input may take; 0: FUZZ_SECONDS */
 	/* Once in a process. */
 	void (*start)(void);
 	/* For each input: @begin, @step for each record until one returns 0, @end. */
