@@ -25,8 +25,8 @@ struct engine_thread {
 	uint64_t stack_base, stack_bytes;
 	struct engine_actions *actions; /* threads that share handlers share this */
 	struct engine_actions *own_actions;
-	int tid; /* [P] 0: in no use */
-	int pid; /* [P] whose thread it is: more processes than one may share the memory */
+	int tid;	      /* [P] 0: in no use */
+	int pid;	      /* [P] its process: several may share the memory */
 	uint64_t client_fs;   /* [O] true while depth is not 0 */
 	uint32_t depth;	      /* [O] not 0: inside the engine, FS is the engine's */
 	uint64_t hidden_mask; /* [O] signals the client believes to be blocked, and which are not */
